@@ -1,0 +1,1 @@
+"""Nouns of the field, without behaviour: what is passed between the rooms."""
