@@ -1,0 +1,1 @@
+"""One monitor: the routing between detection and consensus, sans-I/O."""

@@ -1,0 +1,1 @@
+"""Synthetic worlds: labelled fleets and lying monitors, deterministic by seed."""
