@@ -27,8 +27,8 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Directory of the labelled data sets, which are not part of the repository: `../shared/data` beside the checkout,
-    or $TOCSIN_SHARED_DATA. A test that needs them is skipped, by name, where they are absent."""
-    path = Path(os.environ.get("TOCSIN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    or $SHARED_DATA_DIR. A test that needs them is skipped, by name, where they are absent."""
+    path = Path(os.environ.get("SHARED_DATA_DIR", ROOT.parent / "shared" / "data"))
     if not path.is_dir():
-        pytest.skip(f"labelled data sets not found at {path}; set TOCSIN_SHARED_DATA to their directory")
+        pytest.skip(f"labelled data sets not found at {path}; set SHARED_DATA_DIR to their directory")
     return path
