@@ -89,6 +89,8 @@ class EventBatch:
     arg_len: I32 = field(default_factory=lambda: np.zeros(0, np.int32))  # (m,) characters
     prompt_offset: I32 = field(default_factory=lambda: np.zeros(1, np.int32))  # (n+1,)
     prompt_word: I32 = field(default_factory=lambda: np.zeros(0, np.int32))  # (k,) hashed words of the user's request
+    # (n,) hash of where the event came from (trace and span id); a repeat is a retransmission. 0 = none known.
+    event_id: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return int(self.agent.shape[0])

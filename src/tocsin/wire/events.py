@@ -50,6 +50,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("arg_len", "<i4", "args"),
     ("prompt_offset", "<i4", "bounds"),
     ("prompt_word", "<i4", "words"),
+    ("event_id", "<i8", "rows"),
 )
 
 
@@ -106,6 +107,7 @@ def filled(batch: EventBatch) -> EventBatch:
         arg_len=batch.arg_len,
         prompt_offset=batch.prompt_offset if batch.prompt_offset.shape[0] == n + 1 else np.zeros(n + 1, np.int32),
         prompt_word=batch.prompt_word,
+        event_id=batch.event_id if batch.event_id.shape[0] == n else np.zeros(n, np.int64),
     )
 
 
@@ -225,6 +227,7 @@ def take(batch: EventBatch, index: NDArray[Any], offset: int | None = None) -> E
         arg_len=whole.arg_len[arg_rows],
         prompt_offset=prompt_offset,
         prompt_word=whole.prompt_word[prompt_rows],
+        event_id=whole.event_id[rows],
     )
 
 
@@ -270,6 +273,7 @@ def concat(batches: Sequence[EventBatch], offset: int | None = None) -> EventBat
         arg_len=joined("arg_len"),
         prompt_offset=_joined_offsets([b.prompt_offset for b in wholes]),
         prompt_word=joined("prompt_word"),
+        event_id=joined("event_id"),
     )
 
 
