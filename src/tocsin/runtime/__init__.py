@@ -1,1 +1,1 @@
-"""The only room with clocks, threads, sockets and files: executes the effects that the machines ask for."""
+"""Where the outside world is: clocks, threads, files. Everything below this layer is sans-I/O."""

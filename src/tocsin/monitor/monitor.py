@@ -1,0 +1,113 @@
+"""A monitor: events in, signed evidence and certified verdicts out. Nothing here but routing.
+
+    Observed ──> FleetDetector ──> Ledger ──> Replica.SubmitEvidence ─┐
+    Received / Fired ───────────────────────> Replica ────────────────┴──> Send, Persist, SetTimer, Emit
+
+Recovery: the host first replays the journal (`recover`), then the ingest log (`Observed`, `Sealed`, in order). The
+detector is deterministic, so the second replay rebuilds exactly the state that stated what the journal holds;
+evidence up to `through_offset` is not stated twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tocsin.consensus.inputs import Start, SubmitEvidence
+from tocsin.consensus.replica import Replica
+from tocsin.detection.detector import FleetDetector
+from tocsin.model.evidence import Evidence
+from tocsin.model.steps import Effect, Emit, Fired, Received
+from tocsin.model.verdict import Roster, Verdict
+from tocsin.monitor.inputs import Flush, Observed, Sealed
+from tocsin.monitor.ledger import Ledger
+from tocsin.monitor.verdicts import verdicts_of
+from tocsin.stats.logodds import to_q32
+
+MonitorInput = Observed | Sealed | Flush | Start | Received | Fired
+Transform = Callable[[tuple[Evidence, ...]], tuple[Evidence, ...]]
+
+
+def _unaltered(items: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    return items
+
+
+class Monitor:
+    """One of `roster.n` monitors. `step(now_ns, input) -> list[Effect]`; see the module docstring for recovery.
+
+    `alter` exists for fault injection: a lying monitor is an honest one whose statements pass through a lie.
+    """
+
+    def __init__(
+        self, roster: Roster, me: int, replica: Replica, detector: FleetDetector, *, alter: Transform = _unaltered
+    ) -> None:
+        self.me = me
+        self.roster = roster
+        self.replica = replica
+        self.detector = detector
+        self._ledger = Ledger()
+        self._alter = alter
+        self._stated_through = 0  # ingest offset up to which the journal already holds this monitor's statements
+        self._offset = 0
+        self.evidence_stated = 0
+
+    def recover(self, records: Iterable[tuple[str, bytes]]) -> None:
+        """Rebuild from journal records (kind, bytes), oldest first. Call once, before any `step`."""
+        self.replica.recover(records)
+        self._stated_through = self.replica.through_offset
+
+    def step(self, now_ns: int, event: MonitorInput) -> list[Effect]:
+        """Advance by one input. Pure but for this object's own state."""
+        if isinstance(event, Observed):
+            return self._observe(now_ns, event)
+        if isinstance(event, Sealed):
+            self.detector.establish(event.agents)
+            return []
+        if isinstance(event, Flush):
+            return self._state(now_ns, self._ledger.pending().tolist(), event.offset)
+        return self._finish(now_ns, self.replica.step(now_ns, event))
+
+    def _observe(self, now_ns: int, event: Observed) -> list[Effect]:
+        batch = event.batch
+        if len(batch) == 0:
+            return []
+        seen = self.detector.observe(batch)
+        material = self._ledger.add(seen.agent_index, seen.seq, seen.log_bf, seen.log_e)
+        self._offset = batch.offset + len(batch)
+        return self._state(now_ns, material.tolist(), self._offset)
+
+    def _state(self, now_ns: int, agents: list[int], offset: int) -> list[Effect]:
+        items = tuple(self._evidence(now_ns, agent) for agent in agents)
+        if not items or offset <= self._stated_through:
+            return []
+        items = self._alter(items)
+        if not items:
+            return []
+        self.evidence_stated += len(items)
+        submit = SubmitEvidence(items, offset, self.detector.fleet_size)
+        return self._finish(now_ns, self.replica.step(now_ns, submit))
+
+    def _evidence(self, now_ns: int, agent: int) -> Evidence:
+        first, last, log_bf, log_e = self._ledger.take(agent)
+        return Evidence(
+            monitor=self.me,
+            agent_id=self.detector.agents[agent],
+            first_seq=first,
+            last_seq=last,
+            log_e_q32=to_q32(log_e),
+            log_bf_q32=to_q32(log_bf),
+            observed_ms=now_ns // 1_000_000,
+            reasons=self.detector.reasons(agent),
+        )
+
+    def _finish(self, now_ns: int, effects: list[Effect]) -> list[Effect]:
+        """Turn the replica's decisions into verdicts; pass everything else through."""
+        out: list[Effect] = []
+        for effect in effects:
+            out.append(effect)
+            if isinstance(effect, Emit) and effect.kind == "decided":
+                out.extend(Emit("verdict", verdict) for verdict in self._verdicts(now_ns, effect.value))
+        return out
+
+    def _verdicts(self, now_ns: int, decision: Any) -> list[Verdict]:
+        return verdicts_of(decision, now_ns // 1_000_000, self.detector.reasons_by_name)

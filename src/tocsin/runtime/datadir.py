@@ -1,0 +1,133 @@
+"""The data directory: lock, keys, roster, and the names of the files in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tocsin.errors import ConfigError, StorageCorrupt, StorageError
+from tocsin.model.verdict import Roster
+from tocsin.trust.keyring import roster_from_dict, roster_to_dict
+from tocsin.trust.signing import Signer
+
+
+@dataclass(slots=True)
+class DataDir:
+    """An opened and locked data directory. `close()` releases the lock."""
+
+    path: Path
+    roster: Roster
+    signers: tuple[Signer, ...]
+    _lock: int
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.db"
+
+    @property
+    def ingest(self) -> Path:
+        return self.path / "ingest.db"
+
+    @property
+    def store(self) -> Path:
+        return self.path / "store.db"
+
+    @property
+    def certificates(self) -> Path:
+        return self.path / "certificates"
+
+    @property
+    def endpoint(self) -> Path:
+        return self.path / "endpoint.json"
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+
+def open_datadir(path: Path, *, monitors: int, alpha_ppm: int, prior_ppm: int) -> DataDir:
+    """Create or reopen `path` for writing; keys are made at the first start and never leave it.
+
+    Raises:
+        StorageError: it cannot be written, or another tocsin is using it.
+        ConfigError: it was made for another number of monitors or another alarm level.
+    """
+    try:
+        (path / "certificates").mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to the data directory {path}: {error.strerror}",
+            remedy="choose a writable directory with --data",
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(
+                f"another tocsin is using {path}", remedy="stop it, or choose another directory with --data"
+            ) from error
+        roster, signers = _keys(path, monitors, alpha_ppm, prior_ppm)
+    except BaseException:
+        os.close(lock)
+        raise
+    return DataDir(path, roster, signers, lock)
+
+
+def read_roster(path: Path) -> Roster:
+    """The roster of an existing data directory, or a roster file. Raises StorageError or StorageCorrupt."""
+    file = path / "roster.json" if path.is_dir() else path
+    try:
+        body: Any = msgspec.json.decode(file.read_bytes())
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}", remedy="name a tocsin data directory") from error
+    except msgspec.MsgspecError as error:
+        raise StorageCorrupt(f"{file} is not JSON: {error}") from error
+    return roster_from_dict(body)
+
+
+def write_durably(file: Path, body: bytes, mode: int = 0o644) -> None:
+    """Write, fsync, rename, fsync the directory: after a crash the file is whole or absent."""
+    temporary = file.with_name(file.name + ".tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        os.write(handle, body)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.replace(temporary, file)
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _keys(path: Path, monitors: int, alpha_ppm: int, prior_ppm: int) -> tuple[Roster, tuple[Signer, ...]]:
+    keys = path / "keys"
+    if not (path / "roster.json").exists():
+        keys.mkdir(mode=0o700, exist_ok=True)
+        seeds = [os.urandom(32) for _ in range(monitors)]
+        for i, seed in enumerate(seeds):
+            write_durably(keys / f"monitor-{i}.seed", seed, 0o600)
+        public = tuple(Signer(seed).public_key for seed in seeds)
+        net = f"net-{os.urandom(6).hex()}"
+        made = Roster(net=net, keys=public, alpha_ppm=alpha_ppm, prior_ppm=prior_ppm)
+        write_durably(path / "roster.json", msgspec.json.format(msgspec.json.encode(roster_to_dict(made)), indent=1))
+    roster = read_roster(path)
+    if (roster.n, roster.alpha_ppm, roster.prior_ppm) != (monitors, alpha_ppm, prior_ppm):
+        raise ConfigError(
+            f"{path} was made for {roster.n} monitors, alpha {roster.alpha_ppm} ppm, prior {roster.prior_ppm} ppm",
+            remedy="use the same settings, or another --data directory: certificates bind them",
+        )
+    try:
+        signers = tuple(Signer((keys / f"monitor-{i}.seed").read_bytes()) for i in range(monitors))
+    except OSError as error:
+        raise StorageError(f"cannot read the monitors' keys in {keys}: {error.strerror}") from error
+    if tuple(s.public_key for s in signers) != roster.keys:
+        raise StorageCorrupt(f"the keys in {keys} are not those of {path / 'roster.json'}")
+    return roster, signers

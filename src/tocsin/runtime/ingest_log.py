@@ -1,0 +1,77 @@
+"""The ingest log: admitted batches and seals, durable before the sender is told so.
+
+After a restart the log is replayed, in order, through the detectors, which are deterministic: that rebuilds what every
+monitor had learned. A batch carries its own checksum (`tocsin.wire.events`), a seal is plain JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tocsin.errors import StorageCorrupt, WireError
+from tocsin.model.events import EventBatch
+from tocsin.monitor.inputs import Observed, Sealed
+from tocsin.runtime.sqlite import open_database, storage_errors, transaction
+from tocsin.wire.events import decode_batch, encode_batch
+
+SCHEMA = """
+CREATE TABLE log (
+  serial INTEGER PRIMARY KEY, start INTEGER NOT NULL, rows INTEGER NOT NULL, kind TEXT NOT NULL, body BLOB NOT NULL
+);
+"""
+VERSION = 1
+
+
+class IngestLog:
+    """Append-only. `next_offset` is where the next batch must start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = open_database(path, SCHEMA, VERSION)
+        with storage_errors(path):
+            query = "SELECT start + rows FROM log ORDER BY serial DESC LIMIT 1"
+            last = self._db.execute(query).fetchone()
+        self.next_offset: int = last[0] if last else 0
+
+    def append(self, entries: Sequence[Observed | Sealed]) -> None:
+        """Make `entries` durable, in order, in one transaction."""
+        rows: list[tuple[int, int, str, bytes]] = []
+        offset = self.next_offset
+        for entry in entries:
+            if isinstance(entry, Observed):
+                rows.append((entry.batch.offset, len(entry.batch), "batch", encode_batch(entry.batch)))
+                offset = entry.batch.offset + len(entry.batch)
+            else:
+                rows.append((offset, 0, "seal", msgspec.json.encode(entry.agents)))
+        with transaction(self._db, self._path) as db:
+            db.executemany("INSERT INTO log (start, rows, kind, body) VALUES (?, ?, ?, ?)", rows)
+        self.next_offset = offset
+
+    def replay(self) -> Iterable[Observed | Sealed]:
+        """Yield what was appended, in order. Raises StorageCorrupt where a record is not as written."""
+        with storage_errors(self._path):
+            for serial, start, kind, body in self._db.execute("SELECT serial, start, kind, body FROM log ORDER BY serial"):
+                try:
+                    yield Observed(_batch(start, body)) if kind == "batch" else _seal(start, body)
+                except (WireError, msgspec.MsgspecError) as error:
+                    raise StorageCorrupt(
+                        f"record {serial} of {self._path} is damaged: {error}",
+                        remedy="restore the data directory from a copy, or start with another --data directory",
+                    ) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _batch(start: int, body: bytes) -> EventBatch:
+    batch = decode_batch(body)
+    if batch.offset != start:
+        raise WireError(f"batch says offset {batch.offset}, the log says {start}")
+    return batch
+
+
+def _seal(start: int, body: bytes) -> Sealed:
+    return Sealed(msgspec.json.decode(body, type=tuple[str, ...] | None), start)

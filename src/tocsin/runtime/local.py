@@ -1,0 +1,138 @@
+"""`tocsin.local()`: a complete fleet of monitors inside the calling program, for notebooks, tests and small fleets.
+
+Time is virtual: every call runs the monitors until they have agreed, and returns. Nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tocsin.errors import InputError, QuorumUnavailable, UnknownAgent
+from tocsin.model.baseline import DistributedBaseline
+from tocsin.model.events import Phase
+from tocsin.model.evidence import Evidence
+from tocsin.model.verdict import Roster, Verdict
+from tocsin.monitor.inputs import Flush, Observed, Sealed
+from tocsin.runtime.clock import VirtualClock
+from tocsin.runtime.engine import Engine
+from tocsin.runtime.memory_bus import Filter, MemoryBus
+from tocsin.trust.keyring import deterministic_signers
+from tocsin.wire.records import batch_from_records
+
+BUFFER_ROWS = 4096
+
+
+class LocalSession:
+    """Implements `tocsin.analysis.Session`. Not thread-safe."""
+
+    def __init__(self, engine: Engine, clock: VirtualClock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._rows: list[tuple[str, Mapping[str, Any]]] = []
+        self._offset = 0
+        self._sealed: set[str] = set()
+
+    @property
+    def roster(self) -> Roster:
+        return self._engine.roster
+
+    def observe(self, agent_id: str, behavior: Mapping[str, Any]) -> int:
+        """Record one event; see `tocsin.wire.records` for the keys. Rows of sealed agents are judged.
+
+        Raises InputError at once where the event does not fit.
+        """
+        batch_from_records([(agent_id, behavior)], offset=0, phase=0)  # refuse bad input now, not at the next flush
+        self._rows.append((agent_id, behavior))
+        if len(self._rows) >= BUFFER_ROWS:
+            self._flush()
+        return self._offset + len(self._rows) - 1
+
+    def establish(self, agents: Sequence[str], level: int) -> DistributedBaseline:
+        self._flush()
+        baseline = self._engine.establish(agents, level)
+        self._sealed.update(agents)
+        self._engine.feed([Sealed(tuple(agents), self._offset)])
+        return baseline
+
+    def assess(self, agent_id: str, behavior: Mapping[str, Any], *, consensus: bool) -> list[Evidence]:
+        self._flush()
+        if agent_id not in self._engine.witness.detector.known:
+            raise UnknownAgent(
+                f"agent {agent_id!r:.80} has never been observed", remedy="observe its normal behaviour first"
+            )
+        if agent_id not in self._sealed:
+            raise InputError(
+                f"agent {agent_id!r:.80} has no established baseline",
+                remedy="call establish_baseline_distributed for it first",
+            )
+        self._rows.append((agent_id, behavior))
+        self._flush()
+        self._engine.feed([Flush(self._offset)])
+        self._engine.cluster.settle()
+        stated = self._engine.evidence_about(agent_id)
+        if consensus and not self._engine.certified(agent_id):
+            raise QuorumUnavailable(
+                f"no certificate covers the evidence about {agent_id!r:.80}: fewer than {self.roster.quorum} of "
+                f"{self.roster.n} monitors answered",
+                remedy="retry when the monitors can reach each other; the local evidence is provisional",
+                local_evidence=tuple(stated),
+            )
+        return stated
+
+    def verdicts(self) -> list[Verdict]:
+        self._flush()
+        self._engine.cluster.settle()
+        return sorted(self._engine.verdicts.values(), key=lambda verdict: (verdict.epoch, verdict.verdict_id))
+
+    def close(self) -> None:
+        """Nothing is held outside this process's memory."""
+
+    def _flush(self) -> None:
+        """Feed buffered rows, split where the phase changes so that rows stay in order."""
+        rows, self._rows = self._rows, []
+        start = 0
+        while start < len(rows):
+            live = rows[start][0] in self._sealed
+            end = start
+            while end < len(rows) and (rows[end][0] in self._sealed) == live:
+                end += 1
+            phase = Phase.LIVE if live else Phase.BASELINE
+            batch = batch_from_records(rows[start:end], offset=self._offset, phase=phase)
+            self._offset += end - start
+            self._clock.advance_to(max(self._clock.now_ns(), int(batch.t_ns.max())))
+            self._engine.feed([Observed(batch)])
+            start = end
+
+
+def local(
+    *, monitors: int = 4, alpha: float = 0.01, prior: float = 0.01, seed: int = 0, deliver: Filter | None = None
+) -> LocalSession:
+    """Start `monitors` monitors in this process and return the session that talks to them.
+
+    Args:
+        monitors: how many; floor((n - 1) / 3) of them may fail.
+        alpha: target share of false alarms among alarms, over the fleet.
+        prior: probability, before any evidence, that an agent is compromised.
+        seed: of the monitors' signing keys: fine for experiments, not for verdicts anybody relies on.
+        deliver: loses messages between monitors where it returns False (source, destination, body); for experiments.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    if not 1 <= monitors <= 100 or not 0 < alpha < 1 or not 0 < prior < 1:
+        raise InputError(
+            f"cannot start {monitors} monitors at alpha={alpha}, prior={prior}",
+            remedy="use 1 to 100 monitors; alpha and prior strictly between 0 and 1",
+        )
+    signers = deterministic_signers(seed, monitors)
+    roster = Roster(
+        net="local",
+        keys=tuple(signer.public_key for signer in signers),
+        alpha_ppm=round(alpha * 1e6),
+        prior_ppm=round(prior * 1e6),
+    )
+    clock = VirtualClock()
+    engine = Engine(roster, signers, clock, bus=MemoryBus(monitors, deliver))
+    engine.start()
+    return LocalSession(engine, clock)

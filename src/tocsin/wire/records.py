@@ -1,0 +1,122 @@
+"""Plain dictionaries -> `EventBatch`: how a program states behaviour without telemetry.
+
+A record's keys:
+
+| key | meaning |
+|---|---|
+| `action` | name of the tool or operation (text, optional) |
+| `effect` | `read`, `write`, `egress`, `final` (optional) |
+| `kind` | `call`, `final`, `chat`, `metric`; by default `call` where there is an action, else `metric` |
+| `session` | text or integer naming the task the event belongs to (optional) |
+| `t` | event time in seconds (optional; default: order of arrival) |
+| `group`, `context` | the agent's role; what numeric values are conditional on (text, optional) |
+| anything else | a number: a feature of that name. `True`/`False` count as 1/0, `None` as missing |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tocsin.errors import InputError
+from tocsin.model.events import Effect, EventBatch, Kind
+
+MAX_TEXT = 256
+KINDS = {"call": Kind.CALL, "final": Kind.FINAL, "chat": Kind.CHAT, "metric": Kind.METRIC}
+EFFECTS = {"": Effect.UNKNOWN, "read": Effect.READ, "write": Effect.WRITE, "egress": Effect.EGRESS, "final": Effect.FINAL}
+RESERVED = frozenset(("action", "effect", "kind", "session", "t", "group", "context", "agent_id"))
+
+
+class _Table:
+    """Strings of a batch, each once."""
+
+    def __init__(self, first: Sequence[str] = ()) -> None:
+        self.codes: dict[str, int] = {text: i for i, text in enumerate(first)}
+
+    def code(self, text: str) -> int:
+        return self.codes.setdefault(text, len(self.codes))
+
+    @property
+    def strings(self) -> tuple[str, ...]:
+        return tuple(self.codes)
+
+
+def hash64(text: str) -> int:
+    """A signed 64-bit hash of a string, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def batch_from_records(records: Sequence[tuple[str, Mapping[str, Any]]], *, offset: int, phase: int) -> EventBatch:
+    """Columns from (agent_id, record) pairs, in order.
+
+    Raises:
+        InputError: a name is empty or too long, a value is neither number nor known key, a number is infinite.
+    """
+    n = len(records)
+    agents, actions = _Table(), _Table()
+    groups, contexts, features = _Table([""]), _Table([""]), _Table()
+    for _, record in records:
+        for key in record:
+            if key not in RESERVED:
+                features.code(_text("feature name", key))
+    values = np.full((n, len(features.codes)), np.nan)
+    ints = np.zeros((9, n), np.int64)
+    for row, (agent_id, record) in enumerate(records):
+        action = record.get("action")
+        kind = record.get("kind", "metric" if action is None else "call")
+        ints[0, row] = agents.code(_text("agent_id", agent_id))
+        ints[1, row] = round(_number("t", record.get("t", offset + row)) * 1e9)
+        ints[2, row] = hash64(f"session {record.get('session', agent_id)}")
+        ints[3, row] = _choice("kind", kind, KINDS)
+        ints[4, row] = -1 if action is None else actions.code(_text("action", action))
+        ints[5, row] = _choice("effect", record.get("effect") or "", EFFECTS)
+        ints[6, row] = groups.code(str(record.get("group") or "")[:MAX_TEXT])
+        ints[7, row] = contexts.code(str(record.get("context") or "")[:MAX_TEXT])
+        for key, value in record.items():
+            if key not in RESERVED and value is not None:
+                values[row, features.codes[key]] = _number(key, value)
+    zeros = np.zeros(n + 1, np.int32)
+    return EventBatch(
+        offset=offset,
+        agents=agents.strings,
+        agent=ints[0].astype(np.int32),
+        t_ns=ints[1].copy(),
+        session=ints[2].copy(),
+        phase=np.full(n, phase, np.int8),
+        kind=ints[3].astype(np.int8),
+        actions=actions.strings,
+        action=ints[4].astype(np.int32),
+        effect=ints[5].astype(np.int8),
+        groups=groups.strings,
+        group=ints[6].astype(np.int32),
+        contexts=contexts.strings,
+        context=ints[7].astype(np.int32),
+        feature_names=features.strings,
+        values=values,
+        arg_offset=zeros,
+        prompt_offset=zeros.copy(),
+    )
+
+
+def _text(what: str, value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > MAX_TEXT:
+        raise InputError(f"{what} must be text of 1 to {MAX_TEXT} characters, not {value!r:.80}")
+    return value
+
+
+def _choice(what: str, value: Any, known: Mapping[str, int]) -> int:
+    if value not in known:
+        raise InputError(f"{what} {value!r:.80} is not known", remedy="use one of: " + ", ".join(k for k in known if k))
+    return known[value]
+
+
+def _number(what: str, value: Any) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(
+            f"{what} must be a finite number, not {value!r:.80}", remedy="leave a missing value out, or give None"
+        )
+    return float(value)
