@@ -53,3 +53,4 @@ class EvidenceBatch(msgspec.Struct, frozen=True, kw_only=True):
     prev_hash: bytes
     through_offset: int  # ingest log position up to which this monitor had analysed
     items: tuple[Evidence, ...]
+    fleet_size: int = 0  # agents this monitor knows of; 0 = it does not say

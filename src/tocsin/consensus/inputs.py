@@ -1,0 +1,35 @@
+"""What the host tells a replica, and how it is configured. Decisions come back as model/posterior.Decision."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tocsin.model.evidence import Evidence
+from tocsin.model.steps import Fired, Received
+
+MILLISECOND_NS = 1_000_000
+
+
+class Start(msgspec.Struct, frozen=True):
+    """The host is ready: the first input after construction, or after `recover`."""
+
+
+class SubmitEvidence(msgspec.Struct, frozen=True):
+    """This monitor states `items`, having analysed the ingest log up to `through_offset`."""
+
+    items: tuple[Evidence, ...]
+    through_offset: int
+    fleet_size: int = 0  # agents this monitor knows of; 0 = it does not say
+
+
+Input = Start | SubmitEvidence | Received | Fired
+
+
+class ConsensusConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Delays in nanoseconds. Safety depends on none of them."""
+
+    proposal_delay_ns: int = 20 * MILLISECOND_NS  # the leader gathers evidence for at most this long
+    view_timeout_ns: int = 500 * MILLISECOND_NS  # first view of an epoch; doubles with each further view
+    max_doublings: int = 6
+    pull_delay_ns: int = 50 * MILLISECOND_NS  # missing evidence is asked for again after this long
+    batches_per_cut: int = 64  # per monitor: bounds what one epoch makes every replica fold

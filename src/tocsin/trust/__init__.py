@@ -1,0 +1,1 @@
+"""Signatures, hashes and proofs: who said what, checkable by a third party."""
