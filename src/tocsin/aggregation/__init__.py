@@ -1,0 +1,1 @@
+"""Statistical aggregation: exact summaries climb region -> zone -> global, baselines come down."""

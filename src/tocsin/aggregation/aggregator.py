@@ -1,0 +1,175 @@
+"""One inner node of the tree: adds up what its children report and reports the sum to its parent.
+
+Sans-I/O. Per child it keeps one slot: the exact sum that child has reported and the number of its last update. Deltas
+apply only in sequence; a gap is answered by asking for a snapshot, so that loss, duplication and reordering cannot
+change a sum, only delay it. Everything refused is counted in `refused`, by reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tocsin.aggregation.messages import Adopt, Arrived, AskResend, Attach, Detach, Flush, Input, Output, ResendAsked, Upward
+from tocsin.aggregation.summary import Summary
+from tocsin.errors import InputError, WireError
+from tocsin.stats.moments import Grid
+from tocsin.wire import update as wire
+
+HEARTBEAT_NS = 10_000_000_000  # an unchanged node repeats itself this often, so that staleness stays honest
+NO_GRID = Grid((), (), ())
+
+
+@dataclass(slots=True)
+class Slot:
+    """What one child has contributed."""
+
+    total: Summary
+    seq: int = -1
+    as_of_ms: int = 0
+    agents: int = 0
+    parts: list[wire.Packet] = field(default_factory=list[wire.Packet])  # of the update being received
+
+
+class Aggregator:
+    """A region, zone or global node."""
+
+    def __init__(self, node_id: str, level: int) -> None:
+        self.id = node_id
+        self.level = level
+        self.parent = ""
+        self.epoch = -1
+        self.grid = NO_GRID
+        self.total = Summary.empty(-1, 0)
+        self.slots: dict[str, Slot] = {}
+        self.refused: Counter[str] = Counter()
+        self.sent_bytes = 0
+        self.sent_packets = 0
+        self._sent = self.total
+        self._seq = -1
+        self._sent_ns = 0
+        self._changed = False
+        self._snapshot_due = True
+
+    @property
+    def agents(self) -> int:
+        return sum(s.agents for s in self.slots.values())
+
+    @property
+    def as_of_ms(self) -> int:
+        """Up to when the oldest contribution is complete; 0 without contributions."""
+        return min((s.as_of_ms for s in self.slots.values() if s.seq >= 0), default=0)
+
+    def step(self, now_ns: int, event: Input) -> list[Output]:
+        """Apply one input; returns what to deliver."""
+        match event:
+            case Arrived(body):
+                return self._arrived(body)
+            case Attach(child):
+                self.slots.setdefault(child, Slot(Summary.empty(self.epoch, len(self.grid))))
+            case Detach(child):
+                slot = self.slots.pop(child, None)
+                if slot is not None:
+                    self.total -= slot.total
+                    self._changed = True
+            case Adopt(parent):
+                self.parent, self._snapshot_due = parent, True
+            case ResendAsked():
+                self._snapshot_due = True
+            case Flush():
+                return self._flush(now_ns)
+        return []
+
+    # ---- downwards facing
+
+    def _arrived(self, body: bytes) -> list[Output]:
+        try:
+            if body[:2] == b"TG":
+                self._adopt_grid(*wire.decode_grid(body))
+                return []
+            packet = wire.decode(body)
+        except WireError:
+            self.refused["malformed"] += 1
+            return []
+        slot = self.slots.get(packet.source)
+        reason = self._reason_to_refuse(packet, slot)
+        if slot is None or reason:
+            self.refused[reason] += 1
+            return [AskResend(packet.source)] if reason in ("gap", "unknown epoch") else []
+        return self._collect(slot, packet)
+
+    def _adopt_grid(self, epoch: int, grid: Grid) -> None:
+        """A newer epoch begins: sums on the old grid do not add to it, so every child starts again from a snapshot."""
+        if epoch <= self.epoch:
+            self.refused["old epoch"] += epoch < self.epoch
+            return
+        self.epoch, self.grid = epoch, grid
+        self.total = Summary.empty(epoch, len(grid))
+        for slot in self.slots.values():
+            slot.total, slot.parts = self.total, []
+        self._snapshot_due = True
+
+    def _reason_to_refuse(self, packet: wire.Packet, slot: Slot | None) -> str:
+        if slot is None:
+            return "not a child"
+        if packet.level != self.level - 1:
+            return "wrong level"
+        if packet.epoch != self.epoch:
+            return "old epoch" if packet.epoch < self.epoch else "unknown epoch"
+        if packet.d != len(self.grid):
+            return "wrong dimension"
+        if packet.seq <= slot.seq:
+            return "duplicate"
+        if packet.kind == wire.DELTA and packet.seq != slot.seq + 1:
+            return "gap"
+        return ""
+
+    def _collect(self, slot: Slot, packet: wire.Packet) -> list[Output]:
+        """Wait for all parts of an update, then apply it at once or not at all."""
+        if slot.parts and slot.parts[0].seq != packet.seq:
+            slot.parts = []
+        if any(p.part == packet.part for p in slot.parts):
+            self.refused["duplicate"] += 1
+            return []
+        slot.parts.append(packet)
+        if len(slot.parts) < packet.parts:
+            return []
+        parts, slot.parts = sorted(slot.parts, key=lambda p: p.part), []
+        try:
+            self._apply(slot, wire.join(parts))
+        except (WireError, InputError):
+            self.refused["impossible"] += 1
+            return [AskResend(packet.source)]
+        return []
+
+    def _apply(self, slot: Slot, update: wire.Update) -> None:
+        reported = Summary(update.epoch, update.d, update.counts, update.actions)
+        new = reported if update.kind == wire.SNAPSHOT else slot.total + reported
+        new.refuse_impossible()
+        self.total = self.total + (new - slot.total)
+        slot.total, slot.seq, slot.as_of_ms, slot.agents = new, update.seq, update.as_of_ms, update.agents
+        self._changed = True
+
+    # ---- upwards facing
+
+    def _flush(self, now_ns: int) -> list[Output]:
+        due = self._changed or self._snapshot_due or now_ns - self._sent_ns >= HEARTBEAT_NS
+        if not self.parent or self.epoch < 0 or not due:
+            return []
+        out: list[bytes] = []
+        snapshot = self._snapshot_due or self._sent.epoch != self.epoch
+        if snapshot:
+            out.append(wire.encode_grid(self.epoch, self.grid))
+        difference = self.total if snapshot else self.total - self._sent
+        self._seq += 1
+        out += wire.encode(
+            wire.Update(
+                kind=wire.SNAPSHOT if snapshot else wire.DELTA, source=self.id, level=self.level, epoch=self.epoch,
+                seq=self._seq, as_of_ms=self.as_of_ms, agents=self.agents, d=difference.d,
+                counts=difference.counts, actions=difference.actions,
+            )
+        )  # fmt: skip
+        self._sent, self._sent_ns, self._changed, self._snapshot_due = self.total, now_ns, False, False
+        self.sent_packets += len(out)
+        self.sent_bytes += sum(map(len, out))
+        return [Upward(self.parent, body) for body in out]

@@ -1,0 +1,182 @@
+"""Tree, leaves and aggregators of one monitor, wired together in memory. Packets still cross as bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from tocsin.aggregation.aggregator import Aggregator
+from tocsin.aggregation.derive import derive
+from tocsin.aggregation.leaves import LeafSummaries, leaf_source
+from tocsin.aggregation.messages import Adopt, Arrived, AskResend, Attach, Detach, Flush, Output, ResendAsked, Upward
+from tocsin.aggregation.summary import Summary
+from tocsin.aggregation.tree import REGION, Tree
+from tocsin.errors import InputError
+from tocsin.model.baseline import DistributedBaseline, Level
+from tocsin.model.events import EventBatch
+
+FLUSH_NS = 5_000_000_000
+SCOPES_NAMED = 3
+
+
+class Hierarchy:
+    """`observe` batches, `pump` now and then, ask for baselines at any time."""
+
+    def __init__(self, *, flush_ns: int = FLUSH_NS, learn_live: bool = False) -> None:
+        self.tree = Tree()
+        self.leaves = LeafSummaries(self.tree, learn_live=learn_live)
+        self.nodes: dict[str, Aggregator] = {}
+        self.packets = 0
+        self.bytes = 0
+        self.largest_packet = 0
+        self._flush_ns = flush_ns
+        self._pumped_ns = -flush_ns
+        self._now_ns = 0
+
+    def observe(self, batch: EventBatch) -> None:
+        """Count a batch at the leaves."""
+        self.leaves.accumulate(batch)
+
+    def leave(self, agent_id: str) -> None:
+        """Take an agent out of the tree; its history stops counting towards region, zone and global."""
+        self.tree.leave(agent_id)
+
+    def region_of(self, agent_id: str) -> str:
+        """Id of the agent's region. Raises `UnknownAgent`."""
+        return self.tree.region_of(agent_id)
+
+    def pump(self, now_ns: int) -> None:
+        """Send what has changed up the tree, at most once per flush interval."""
+        self._now_ns = max(self._now_ns, now_ns)
+        if now_ns - self._pumped_ns >= self._flush_ns:
+            self._climb(now_ns)
+
+    def _climb(self, now_ns: int) -> None:
+        self._pumped_ns = now_ns
+        changes = self.tree.drain()
+        self._follow(now_ns, changes.parents)
+        for rounds in range(2):  # a second round answers requests for snapshots
+            asked = self._deliver(now_ns, list(self.leaves.flush(now_ns, changes.regions if not rounds else {})))
+            for level in range(REGION, self.tree.depth):
+                for node in self.tree.at_level(level):
+                    asked += self._deliver(now_ns, self.nodes[node.id].step(now_ns, Flush()))
+            for child in asked:
+                if child in self.nodes:
+                    self.nodes[child].step(now_ns, ResendAsked())
+                else:
+                    self.leaves.resend(child.partition("/")[2])
+            if not asked:
+                break
+
+    def _follow(self, now_ns: int, changed: dict[str, None]) -> None:
+        """Repeat the tree's restructuring on the aggregators: only the nodes named in `changed` are touched."""
+        for node_id in changed:
+            mine = self.nodes.get(node_id)
+            node = self.tree.nodes.get(node_id)
+            if mine is not None and mine.parent and (node is None or node.parent != mine.parent):
+                if mine.parent in self.nodes:
+                    self.nodes[mine.parent].step(now_ns, Detach(node_id))
+            if node is None:
+                self.nodes.pop(node_id, None)
+            elif mine is None:
+                mine = self.nodes[node_id] = Aggregator(node_id, node.level)
+                if node.level == REGION:
+                    mine.step(now_ns, Attach(leaf_source(node_id)))
+        for node_id in changed:
+            node = self.tree.nodes.get(node_id)
+            if node is not None and self.nodes[node_id].parent != node.parent:
+                self.nodes[node_id].step(now_ns, Adopt(node.parent))
+                if node.parent:
+                    self.nodes[node.parent].step(now_ns, Attach(node_id))
+
+    def _deliver(self, now_ns: int, outputs: list[Output] | list[Upward]) -> list[str]:
+        """Returns the children that were asked for a snapshot."""
+        asked: list[str] = []
+        for output in outputs:
+            if isinstance(output, AskResend):
+                asked.append(output.child)
+                continue
+            self.packets += 1
+            self.bytes += len(output.body)
+            self.largest_packet = max(self.largest_packet, len(output.body))
+            asked += self._deliver(now_ns, self.nodes[output.to].step(now_ns, Arrived(output.body)))
+        return asked
+
+    # ---- down
+
+    def establish(self, agent_ids: list[str], level: int = Level.GLOBAL) -> DistributedBaseline:
+        """The baseline that covers `agent_ids` at `level`: the agents themselves, their regions, zones, or everything.
+
+        `parts` holds one baseline per agent, region or zone where there are several. Raises `UnknownAgent`, and
+        `InputError` for an empty list below `Level.GLOBAL` or an unknown level.
+        """
+        if level not in tuple(Level):
+            raise InputError(f"there is no level {level}", remedy="0 agent, 1 region, 2 zone, 3 global")
+        if not agent_ids and level != Level.GLOBAL:
+            raise InputError("a baseline below the global level needs at least one agent")
+        agent_ids = list(dict.fromkeys(agent_ids))
+        for agent_id in agent_ids:
+            self.tree.region_of(agent_id)
+        self.leaves.settle()
+        self._climb(self._now_ns)
+        if level == Level.AGENT:
+            return self._of_agents(agent_ids)
+        if level == Level.GLOBAL:
+            return self.baseline(level, self.tree.root)
+        scopes = list(dict.fromkeys(self.tree.ancestor(a, level) for a in agent_ids))
+        parts = tuple(self.baseline(level, s) for s in scopes)
+        if len(parts) == 1:
+            return parts[0]
+        total = Summary.empty(self.leaves.epoch, len(self.leaves.grid))
+        for scope in scopes:
+            total += self.nodes[scope].total
+        agents, stale = sum(p.agents for p in parts), max(p.staleness_seconds for p in parts)
+        return derive(
+            total, self.leaves.grid, level=level, scope=_name(scopes), agents=agents, staleness_seconds=stale, parts=parts
+        )
+
+    def _of_agents(self, agent_ids: list[str]) -> DistributedBaseline:
+        def one(ids: list[str], parts: tuple[DistributedBaseline, ...] = ()) -> DistributedBaseline:
+            return derive(
+                self.leaves.summary(ids), self.leaves.grid, level=Level.AGENT, scope=_name(ids), agents=len(ids),
+                staleness_seconds=0.0, parts=parts,
+            )  # fmt: skip
+
+        return one(agent_ids, tuple(one([a]) for a in agent_ids) if len(agent_ids) > 1 else ())
+
+    def baseline(self, level: int, scope: str) -> DistributedBaseline:
+        """Of one inner node as it stands; `scope` is its id. Raises `InputError` if there is no such node."""
+        node = self.nodes.get(scope)
+        if node is None:
+            raise InputError(f"there is no node {scope!r} in the tree", remedy="region_of names an agent's region")
+        stale = max(0.0, self._now_ns / 1e9 - node.as_of_ms / 1e3)
+        return derive(
+            node.total, node.grid, level=level, scope="global" if level == Level.GLOBAL else scope,
+            agents=node.agents, staleness_seconds=stale,
+        )  # fmt: skip
+
+    # ---- about itself
+
+    def root_equals_leaf_sum(self) -> bool:
+        """Climb, then compare the root with the direct sum over every agent, byte for byte."""
+        self.leaves.settle()
+        self._climb(self._now_ns)
+        direct = self.leaves.summary([a for n in self.tree.at_level(REGION) for a in n.children])
+        root = self.nodes[self.tree.root].total
+        return root == direct if self.leaves.epoch >= 0 else root.events == 0
+
+    def state(self) -> dict[str, Any]:
+        """Counts for display."""
+        refused: Counter[str] = sum((n.refused for n in self.nodes.values()), Counter())
+        root = self.nodes.get(self.tree.root)
+        return {
+            "agents": len(self.tree), "regions": len(self.tree.at_level(1)), "zones": len(self.tree.at_level(2)),
+            "depth": self.tree.depth, "epoch": self.leaves.epoch, "features": list(self.leaves.grid.features),
+            "samples": root.total.events if root else 0, "packets": self.packets, "bytes": self.bytes,
+            "largest_packet": self.largest_packet, "refused": dict(refused), "tree_operations": self.tree.operations,
+        }  # fmt: skip
+
+
+def _name(ids: list[str]) -> str:
+    more = len(ids) - SCOPES_NAMED
+    return "+".join(ids[:SCOPES_NAMED]) + (f"+{more} more" if more > 0 else "")

@@ -1,0 +1,283 @@
+"""The leaf side: one exact summary per agent, accumulated for a whole batch at once.
+
+Rows of `_moments`, `_cells` and `_actions` are agents in order of arrival. The grid is fitted from the first
+`fit_rows` events, which are kept and counted again on it; until then every fit is provisional. A feature that shows
+up later widens the summaries exactly (the numbers so far are kept, the new feature has none) and opens a new epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tocsin.aggregation.messages import Upward
+from tocsin.aggregation.summary import MAX_ACTIONS, OVERFLOW_ACTION, Summary, vector_size
+from tocsin.aggregation.tree import Tree
+from tocsin.errors import InputError
+from tocsin.model.events import EventBatch, Phase
+from tocsin.stats.histogram import BINS, accumulate_histograms
+from tocsin.stats.moments import (
+    MAX_FEATURES,
+    MAX_ROWS_PER_AGENT,
+    MISSING,
+    Grid,
+    MomentLayout,
+    accumulate_moments,
+    fit_grid,
+    quantise,
+)
+from tocsin.wire import update as wire
+
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+FIT_ROWS = 512
+NEW_FEATURE_SAMPLES = 64
+HEARTBEAT_NS = 10_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Events as the leaves need them."""
+
+    row: I64  # (n,) agent
+    action: I64  # (n,) code, -1 none
+    features: tuple[str, ...]
+    values: F64  # (n, d')
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What a region has been told."""
+
+    total: Summary
+    seq: int = -1
+    at_ns: int = 0
+    snapshot_due: bool = True
+
+
+def bounded_name(name: str) -> str:
+    """A hostile name made fit to be sent: valid UTF-8 of at most `wire.NAME_BYTES` bytes."""
+    raw = name.encode("utf-8", "replace")
+    return name if len(raw) <= wire.NAME_BYTES and name.isascii() else raw[: wire.NAME_BYTES].decode("utf-8", "ignore")
+
+
+def leaf_source(region: str) -> str:
+    """Name under which the leaves of `region` report to it."""
+    return f"leaves/{region}"
+
+
+class LeafSummaries:
+    """Per-agent accumulators of one monitor, over the agents of `tree`. Only baseline-phase events are learned from,
+    unless `learn_live`: what an agent does once it may have been turned must not move its reference."""
+
+    def __init__(self, tree: Tree, *, fit_rows: int = FIT_ROWS, learn_live: bool = False) -> None:
+        self.tree = tree
+        self.epoch = -1
+        self.grid = Grid((), (), ())
+        self.row_of: dict[str, int] = {}
+        self.seen = np.zeros(64, np.int64)  # (capacity,) events of every phase
+        self._fit_rows = fit_rows
+        self._learn_live = learn_live
+        self._codes: dict[str, int] = {OVERFLOW_ACTION: 0}
+        self._moments = np.zeros((64, 1), np.int64)
+        self._cells = np.zeros((64, 0), np.int32)
+        self._actions = np.zeros((64, 16), np.int32)
+        self._touched = np.zeros(64, np.bool_)
+        self._first: list[_Rows] | None = []  # the rows the grid is fitted from; None once it is final
+        self._late: dict[str, list[F64]] = {}  # feature not on the grid -> samples so far
+        self._sent: dict[str, _Sent] = {}
+
+    # ---- in
+
+    def accumulate(self, batch: EventBatch) -> None:
+        """Add a batch; unknown agents join the tree in their group."""
+        if not len(batch):
+            return
+        rows = self._rows_of_agents(batch)[batch.agent]
+        np.add.at(self.seen, rows, 1)
+        codes = np.array([self._code(a) for a in batch.actions] + [-1], np.int64)  # last: index -1
+        if self._learn_live:
+            events = _Rows(rows, codes[batch.action], batch.feature_names, batch.values)
+        else:
+            keep = batch.phase == Phase.BASELINE
+            if not keep.any():
+                return
+            values = batch.values[keep] if batch.feature_names else batch.values
+            events = _Rows(rows[keep], codes[batch.action[keep]], batch.feature_names, values)
+        if self._first is None:
+            self._add(events)
+            return
+        self._first.append(events)
+        if sum(r.row.shape[0] for r in self._first) >= self._fit_rows:
+            self.settle()
+            self._first = None
+
+    def settle(self) -> None:
+        """Fit the grid from the first rows if it is not final yet, and count them on it."""
+        if not self._first or (self.epoch >= 0 and not self._moments[:, 0].sum() < sum(r.row.shape[0] for r in self._first)):
+            return
+        names = tuple(dict.fromkeys(bounded_name(n) for r in self._first for n in r.features))[:MAX_FEATURES]
+        columns = [np.concatenate([_column(r, n) for r in self._first]) for n in names]
+        self.epoch += 1
+        self.grid = fit_grid(names, np.stack(columns, axis=1) if columns else np.zeros((0, 0)))
+        capacity = self.seen.shape[0]
+        self._moments = np.zeros((capacity, MomentLayout(len(names)).size), np.int64)
+        self._cells = np.zeros((capacity, len(names) * BINS), np.int32)
+        self._actions[:] = 0
+        for rows in self._first:
+            self._add(rows)
+
+    def _rows_of_agents(self, batch: EventBatch) -> I64:
+        known = self.row_of
+        out = np.empty(len(batch.agents), np.int64)
+        for k, agent_id in enumerate(batch.agents):
+            row = known.get(agent_id)
+            if row is None:
+                row = self._welcome(agent_id, batch, k)
+            out[k] = row
+        return out
+
+    def _welcome(self, agent_id: str, batch: EventBatch, k: int) -> int:
+        """First sight of an agent: a row of its own, and a place in the tree."""
+        row = self.row_of[agent_id] = len(self.row_of)
+        if row >= self.seen.shape[0]:
+            grow = self.seen.shape[0]
+            for name in ("seen", "_moments", "_cells", "_actions", "_touched"):
+                old = getattr(self, name)
+                setattr(self, name, np.concatenate([old, np.zeros((grow, *old.shape[1:]), old.dtype)]))
+        group = ""
+        if batch.group.shape[0]:
+            where = np.flatnonzero(batch.agent == k)
+            group = batch.groups[int(batch.group[where[0]])] if where.size else ""
+        if agent_id not in self.tree:
+            self.tree.join(agent_id, group)
+        return row
+
+    def _code(self, action: str) -> int:
+        """Number of an action; beyond `MAX_ACTIONS` distinct ones they share the overflow."""
+        code = self._codes.get(action)
+        if code is None:
+            name = bounded_name(action)
+            code = self._codes.get(name, 0)
+            if not code and len(self._codes) <= MAX_ACTIONS:
+                code = self._codes[name] = len(self._codes)
+                if code >= self._actions.shape[1]:
+                    self._actions = np.concatenate([self._actions, np.zeros_like(self._actions)], axis=1)
+        return code
+
+    def _add(self, events: _Rows) -> None:
+        self._widen(events)
+        q = self._quantised(events)
+        if int(self._moments[events.row, 0].max()) + events.row.shape[0] > MAX_ROWS_PER_AGENT:
+            raise InputError("an agent has more events than one epoch can count", remedy="open a new baseline epoch")
+        accumulate_moments(q, events.row, self._moments)
+        accumulate_histograms(q, events.row, self._cells)
+        acted = events.action >= 0
+        width = self._actions.shape[1]
+        np.add.at(self._actions.reshape(-1), events.row[acted] * width + events.action[acted], 1)
+        self._touched[events.row] = True
+
+    def _quantised(self, events: _Rows) -> I32:
+        if events.values.shape[0] == 0 or not self.grid.features:
+            return np.full((events.row.shape[0], len(self.grid)), MISSING, np.int32)
+        place = {bounded_name(n): i for i, n in enumerate(events.features)}
+        return quantise(self.grid, events.values, np.array([place.get(f, -1) for f in self.grid.features], np.int64))
+
+    def _widen(self, events: _Rows) -> None:
+        """Notice features that are not on the grid; put them on it once there are enough samples to fit from."""
+        if self._first is not None or len(self.grid) >= MAX_FEATURES:
+            return
+        for name in map(bounded_name, events.features):
+            if name in self.grid.features or len(self._late) > MAX_FEATURES and name not in self._late:
+                continue
+            column = _column(events, name)
+            samples = self._late.setdefault(name, [])
+            samples.append(column[np.isfinite(column)])
+            if sum(s.shape[0] for s in samples) >= NEW_FEATURE_SAMPLES and len(self.grid) < MAX_FEATURES:
+                self._extend(name, np.concatenate(self._late.pop(name)))
+
+    def _extend(self, name: str, samples: F64) -> None:
+        """One more feature: same numbers in a wider layout, new epoch."""
+        d = len(self.grid)
+        one = fit_grid((name,), samples[:, None])
+        self.grid = Grid(self.grid.features + (name,), self.grid.origin + one.origin, self.grid.exponent + one.exponent)
+        old, new = MomentLayout(d), MomentLayout(d + 1)
+        place = list(range(1 + d))
+        place += [new.counts + new.pair(a, b) for a in range(d) for b in range(a, d)]
+        place += [new.sums + a * (d + 1) + b for a in range(d) for b in range(d)]
+        place += [new.products + new.pair(a, b) for a in range(d) for b in range(a, d)]
+        moments = np.zeros((self._moments.shape[0], new.size), np.int64)
+        moments[:, place] = self._moments[:, : old.size]
+        self._moments = moments
+        self._cells = np.pad(self._cells, ((0, 0), (0, BINS)))
+        self.epoch += 1
+
+    # ---- out
+
+    def summary(self, agent_ids: list[str]) -> Summary:
+        """Exact sum over these agents; agents without events contribute nothing."""
+        rows = np.array([self.row_of[a] for a in agent_ids if a in self.row_of], np.int64)
+        counts = np.zeros(vector_size(len(self.grid)), np.int64)
+        size = MomentLayout(len(self.grid)).size
+        if not rows.size or self.epoch < 0:
+            return Summary(self.epoch, len(self.grid), counts)
+        counts[:size] = self._moments[rows].sum(axis=0)
+        counts[size:] = self._cells[rows].sum(axis=0, dtype=np.int64)
+        per_action = self._actions[rows].sum(axis=0, dtype=np.int64)
+        actions = {name: int(per_action[code]) for name, code in self._codes.items() if per_action[code]}
+        return Summary(self.epoch, len(self.grid), counts, actions)
+
+    def resend(self, region: str) -> None:
+        """`region` has lost track: the next flush sends it a snapshot."""
+        if region in self._sent:
+            self._sent[region].snapshot_due = True
+
+    def flush(self, now_ns: int, moved: dict[str, None]) -> list[Upward]:
+        """Updates for every region whose agents acted, moved (`moved`, from `Tree.drain`) or have been silent for long."""
+        if self.epoch < 0:
+            return []
+        names = list(self.row_of)
+        dirty = dict(moved)
+        for row in np.flatnonzero(self._touched[: len(names)]).tolist():
+            if names[row] in self.tree:
+                dirty[self.tree.region_of(names[row])] = None
+        self._touched[:] = False
+        out: list[Upward] = []
+        for node in self.tree.at_level(1):
+            sent = self._sent.get(node.id)
+            if sent is None:
+                sent = self._sent[node.id] = _Sent(Summary.empty(self.epoch, len(self.grid)))
+            due = sent.snapshot_due or sent.total.epoch != self.epoch or now_ns - sent.at_ns >= HEARTBEAT_NS
+            if node.id in dirty or due:
+                out += self._report(node.id, list(node.children), sent, now_ns)
+        for gone in [r for r in self._sent if r not in self.tree.nodes]:
+            del self._sent[gone]
+        return out
+
+    def _report(self, region: str, members: list[str], sent: _Sent, now_ns: int) -> list[Upward]:
+        total = self.summary(members)
+        snapshot = sent.snapshot_due or sent.total.epoch != self.epoch
+        change = total if snapshot else total - sent.total
+        sent.total, sent.at_ns, sent.snapshot_due = total, now_ns, False
+        sent.seq += 1
+        bodies = [wire.encode_grid(self.epoch, self.grid)] if snapshot else []
+        bodies += wire.encode(
+            wire.Update(
+                kind=wire.SNAPSHOT if snapshot else wire.DELTA, source=leaf_source(region), level=0, epoch=self.epoch,
+                seq=sent.seq, as_of_ms=now_ns // 1_000_000, agents=len(members), d=change.d,
+                counts=change.counts, actions=change.actions,
+            )
+        )  # fmt: skip
+        return [Upward(region, body) for body in bodies]
+
+
+def _column(rows: _Rows, name: str) -> F64:
+    """Values of one feature, NaN where the rows do not have it."""
+    for i, n in enumerate(rows.features):
+        if bounded_name(n) == name:
+            return rows.values[:, i]
+    return np.full(rows.row.shape[0], np.nan)

@@ -1,0 +1,54 @@
+"""Inputs and effects of an aggregator. Node ids are strings, unlike monitors, which are numbers."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """A packet from below (see wire/update.py); its content is not trusted."""
+
+    body: bytes
+
+
+class Attach(msgspec.Struct, frozen=True):
+    """The tree has placed `child` below this node: accept its updates."""
+
+    child: str
+
+
+class Detach(msgspec.Struct, frozen=True):
+    """`child` is no longer below this node: remove exactly what it contributed."""
+
+    child: str
+
+
+class Adopt(msgspec.Struct, frozen=True):
+    """Report to `parent` from now on, beginning with a snapshot."""
+
+    parent: str
+
+
+class ResendAsked(msgspec.Struct, frozen=True):
+    """The parent has lost track of this node: send a snapshot at the next flush."""
+
+
+class Flush(msgspec.Struct, frozen=True):
+    """Send upwards what has changed since the last flush."""
+
+
+class Upward(msgspec.Struct, frozen=True):
+    """Effect: deliver `body` to node `to`, one level up."""
+
+    to: str
+    body: bytes
+
+
+class AskResend(msgspec.Struct, frozen=True):
+    """Effect: deliver `ResendAsked` to `child`."""
+
+    child: str
+
+
+Input = Arrived | Attach | Detach | Adopt | ResendAsked | Flush
+Output = Upward | AskResend
