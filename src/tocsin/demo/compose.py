@@ -95,7 +95,9 @@ class DojoFleet:
 
     @property
     def source(self) -> str:
-        return "real tool calls of language models (AgentDojo 0.1.26, Debenedetti et al. 2024, MIT), composed into a fleet"
+        return (
+            "real tool calls of language models (AgentDojo 0.1.26, Debenedetti et al. 2024, MIT), composed into a fleet"
+        )
 
     def agent_ids(self) -> tuple[str, ...]:
         return tuple(m.agent_id for m in self._members)
