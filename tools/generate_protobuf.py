@@ -1,4 +1,4 @@
-"""Generate the Python code of every .proto file under src, beside it; with --check only say whether that is up to date."""
+"""Generate the Python code of every .proto file under src, beside it; --check only says whether that is up to date."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src"
 
 
 def generate(target: Path) -> list[Path]:
-    """Compile into `target`, laid out as under src. Returns the generated files. Exits where a file does not compile."""
+    """Compile into `target`, laid out as under src. Returns the files; exits where one does not compile."""
     protos = sorted(SOURCE.rglob("*.proto"))
     if not protos:
         raise SystemExit("no .proto file found under src")
@@ -22,7 +22,7 @@ def generate(target: Path) -> list[Path]:
     options = [f"-I{SOURCE}", f"-I{well_known}", f"--python_out={target}", f"--pyi_out={target}"]
     if protoc.main(["protoc", *options, *paths]) != 0:
         raise SystemExit(1)
-    return sorted(target.rglob("*_pb2.py*")) if target != SOURCE else []
+    return sorted(target.rglob("*_pb2.py*"))
 
 
 def stale() -> list[Path]:
