@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tocsin.aggregation.messages import Adopt, Arrived, AskResend, Attach, Detach, Flush, Input, Output, ResendAsked, Upward
+from tocsin.aggregation.messages import (
+    Adopt,
+    Arrived,
+    AskResend,
+    Attach,
+    Detach,
+    Flush,
+    Input,
+    Output,
+    ResendAsked,
+    Upward,
+)
 from tocsin.aggregation.summary import Summary
 from tocsin.errors import InputError, WireError
 from tocsin.stats.moments import Grid

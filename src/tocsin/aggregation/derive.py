@@ -34,10 +34,10 @@ def derive(
         p05, p50, p95 = (grid.value(a, quantile(cells[a], p)) if m.count else 0.0 for p in (0.05, 0.5, 0.95))
         features.append(
             FeatureBaseline(
-                name=name, count=m.count, mean=m.mean, std=m.variance**0.5, p05=p05, p50=p50, p95=p95,
-                saturated=m.saturated
+                name=name, count=m.count, mean=m.mean, std=m.variance**0.5,
+                p05=p05, p50=p50, p95=p95, saturated=m.saturated,
             )
-        )
+        )  # fmt: skip
     return DistributedBaseline(
         level=level, scope=scope, agents=agents, samples=summary.events, epoch=summary.epoch, features=tuple(features),
         correlation=moments.correlation(), actions=dict(sorted(summary.actions.items())),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from tocsin.aggregation.aggregator import Aggregator
@@ -73,9 +74,9 @@ class Hierarchy:
         for node_id in changed:
             mine = self.nodes.get(node_id)
             node = self.tree.nodes.get(node_id)
-            if mine is not None and mine.parent and (node is None or node.parent != mine.parent):
-                if mine.parent in self.nodes:
-                    self.nodes[mine.parent].step(now_ns, Detach(node_id))
+            moved = mine is not None and (node is None or node.parent != mine.parent)
+            if mine is not None and moved and mine.parent in self.nodes:
+                self.nodes[mine.parent].step(now_ns, Detach(node_id))
             if node is None:
                 self.nodes.pop(node_id, None)
             elif mine is None:
@@ -104,11 +105,14 @@ class Hierarchy:
 
     # ---- down
 
-    def establish(self, agent_ids: list[str], level: int = Level.GLOBAL) -> DistributedBaseline:
+    def establish(
+        self, agent_ids: Sequence[str], level: int = Level.GLOBAL, now_ns: int | None = None
+    ) -> DistributedBaseline:
         """The baseline that covers `agent_ids` at `level`: the agents themselves, their regions, zones, or everything.
 
         `parts` holds one baseline per agent, region or zone where there are several. Raises `UnknownAgent`, and
-        `InputError` for an empty list below `Level.GLOBAL` or an unknown level.
+        `InputError` for an empty list below `Level.GLOBAL` or an unknown level. Without `now_ns` it is as of the last
+        `pump`.
         """
         if level not in tuple(Level):
             raise InputError(f"there is no level {level}", remedy="0 agent, 1 region, 2 zone, 3 global")
@@ -117,6 +121,7 @@ class Hierarchy:
         agent_ids = list(dict.fromkeys(agent_ids))
         for agent_id in agent_ids:
             self.tree.region_of(agent_id)
+        self._now_ns = max(self._now_ns, now_ns or 0)
         self.leaves.settle()
         self._climb(self._now_ns)
         if level == Level.AGENT:
@@ -132,8 +137,9 @@ class Hierarchy:
             total += self.nodes[scope].total
         agents, stale = sum(p.agents for p in parts), max(p.staleness_seconds for p in parts)
         return derive(
-            total, self.leaves.grid, level=level, scope=_name(scopes), agents=agents, staleness_seconds=stale, parts=parts
-        )
+            total, self.leaves.grid, level=level, scope=_name(scopes), agents=agents, staleness_seconds=stale,
+            parts=parts,
+        )  # fmt: skip
 
     def _of_agents(self, agent_ids: list[str]) -> DistributedBaseline:
         def one(ids: list[str], parts: tuple[DistributedBaseline, ...] = ()) -> DistributedBaseline:
@@ -167,7 +173,9 @@ class Hierarchy:
 
     def state(self) -> dict[str, Any]:
         """Counts for display."""
-        refused: Counter[str] = sum((n.refused for n in self.nodes.values()), Counter())
+        refused: Counter[str] = Counter()
+        for node in self.nodes.values():
+            refused += node.refused
         root = self.nodes.get(self.tree.root)
         return {
             "agents": len(self.tree), "regions": len(self.tree.at_level(1)), "zones": len(self.tree.at_level(2)),

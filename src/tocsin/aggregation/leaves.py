@@ -118,7 +118,8 @@ class LeafSummaries:
 
     def settle(self) -> None:
         """Fit the grid from the first rows if it is not final yet, and count them on it."""
-        if not self._first or (self.epoch >= 0 and not self._moments[:, 0].sum() < sum(r.row.shape[0] for r in self._first)):
+        counted = int(self._moments[:, 0].sum()) if self.epoch >= 0 else -1
+        if self._first is None or counted >= sum(r.row.shape[0] for r in self._first):
             return
         names = tuple(dict.fromkeys(bounded_name(n) for r in self._first for n in r.features))[:MAX_FEATURES]
         columns = [np.concatenate([_column(r, n) for r in self._first]) for n in names]
@@ -192,7 +193,7 @@ class LeafSummaries:
         if self._first is not None or len(self.grid) >= MAX_FEATURES:
             return
         for name in map(bounded_name, events.features):
-            if name in self.grid.features or len(self._late) > MAX_FEATURES and name not in self._late:
+            if name in self.grid.features or (len(self._late) > MAX_FEATURES and name not in self._late):
                 continue
             column = _column(events, name)
             samples = self._late.setdefault(name, [])
@@ -204,7 +205,7 @@ class LeafSummaries:
         """One more feature: same numbers in a wider layout, new epoch."""
         d = len(self.grid)
         one = fit_grid((name,), samples[:, None])
-        self.grid = Grid(self.grid.features + (name,), self.grid.origin + one.origin, self.grid.exponent + one.exponent)
+        self.grid = Grid((*self.grid.features, name), self.grid.origin + one.origin, self.grid.exponent + one.exponent)
         old, new = MomentLayout(d), MomentLayout(d + 1)
         place = list(range(1 + d))
         place += [new.counts + new.pair(a, b) for a in range(d) for b in range(a, d)]
@@ -237,7 +238,7 @@ class LeafSummaries:
             self._sent[region].snapshot_due = True
 
     def flush(self, now_ns: int, moved: dict[str, None]) -> list[Upward]:
-        """Updates for every region whose agents acted, moved (`moved`, from `Tree.drain`) or have been silent for long."""
+        """Updates for every region whose agents acted, moved (`moved`, from `Tree.drain`) or were silent long."""
         if self.epoch < 0:
             return []
         names = list(self.row_of)
@@ -280,4 +281,4 @@ def _column(rows: _Rows, name: str) -> F64:
     for i, n in enumerate(rows.features):
         if bounded_name(n) == name:
             return rows.values[:, i]
-    return np.full(rows.row.shape[0], np.nan)
+    return np.full(rows.row.shape[0], np.nan, np.float64)

@@ -28,10 +28,6 @@ def vector_size(d: int) -> int:
     return MomentLayout(d).size + d * BINS
 
 
-def zeros(d: int) -> I64:
-    return np.zeros(vector_size(d), np.int64)
-
-
 def add_actions(a: dict[str, int], b: dict[str, int], sign: int = 1) -> dict[str, int]:
     """Sum of two action counts without zeros, so that equal sums are equal dicts."""
     out = dict(a)
@@ -57,7 +53,7 @@ class Summary:
 
     @classmethod
     def empty(cls, epoch: int, d: int) -> Summary:
-        return cls(epoch, d, zeros(d))
+        return cls(epoch, d, np.zeros(vector_size(d), np.int64))
 
     @property
     def events(self) -> int:
@@ -114,13 +110,14 @@ class Summary:
         own = np.array([at.pair(a, a) for a in range(self.d)], np.int64)
         count, product = v[at.counts + own], v[at.products + own]
         total = v[at.sums : at.products].reshape(self.d, self.d)
+        own_sums = (count, total.diagonal(), product)
         problems = (
             ("negative count", n < 0 or bool((v[: at.sums] < 0).any()) or bool((cells < 0).any())),
             ("more samples than events", bool((pair_counts > n).any())),
             ("histogram disagrees with count", bool((cells.sum(axis=1) != count).any())),
             ("saturated more often than seen", bool((v[1 : at.counts] > count).any())),
             ("sum beyond the grid", bool((np.abs(total) > count[:, None].astype(object) * Q_MAX).any())),
-            ("negative variance", any(int(c) * int(p) < int(s) ** 2 for c, p, s in zip(count, product, total.diagonal()))),
+            ("negative variance", any(int(n) * int(p) < int(s) ** 2 for n, s, p in zip(*own_sums, strict=True))),
             ("negative action count", any(c < 0 for c in self.actions.values())),
             ("too many actions", len(self.actions) > MAX_ACTIONS + 1),
         )

@@ -99,7 +99,7 @@ class Tree:
             raise InputError(f"agent {agent_id!r} is already in the tree")
         home = self._home.get(group)
         if home is None:
-            home = self._home[group] = self._emptiest_region(group)
+            home = self._home[group] = self._emptiest_region()
         self._group_of[agent_id] = group
         self._add_agent(agent_id, home)
         self._relieve(home)
@@ -145,7 +145,7 @@ class Tree:
         self._changes.parents[node.id] = None
         return node
 
-    def _emptiest_region(self, group: str) -> str:
+    def _emptiest_region(self) -> str:
         """For a group without a home: the smallest region (first of equals)."""
         return min(self.at_level(REGION), key=lambda n: n.agents).id
 
@@ -230,7 +230,7 @@ class Tree:
             self._even_out(node, other)
 
     def _split_region(self, node: Node, other: Node) -> None:
-        """Cut where two groups meet if both halves stay in range, else in the middle; each group's larger part decides its home."""
+        """Cut where two groups meet if both halves stay in range, else in the middle."""
         members = sorted(node.children, key=lambda a: self._group_of[a])  # stable: order of arrival within a group
         middle = len(members) // 2
         cuts = [
@@ -258,7 +258,7 @@ class Tree:
             self._attach(child, other.id)
 
     def _even_out(self, a: Node, b: Node) -> None:
-        """Move single agents between two zones until both hold `ZONE_MIN`; the split left at most half a region to move."""
+        """Move single agents between two zones until both hold `ZONE_MIN`: at most half a region's, after a split."""
         small, large = (a, b) if a.agents < b.agents else (b, a)
         while small.agents < ZONE_MIN:
             source = max((self.nodes[r] for r in large.children), key=lambda n: n.agents)

@@ -8,8 +8,10 @@ deviations.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
@@ -23,7 +25,7 @@ MISSING = -(1 << 31)
 
 
 @njit(cache=True, nogil=True)
-def bin_of(q: int) -> int:
+def bin_of(q: int | np.integer[Any]) -> int:
     """Bin 0..126 of a grid coordinate -32767..32767."""
     w = abs(q) >> LINEAR_BITS
     e = 0
@@ -40,7 +42,7 @@ def accumulate_histograms(q: I32, row: I64, cells: I32) -> None:
         c = cells[row[i]]
         for a in range(q.shape[1]):
             if q[i, a] != MISSING:
-                c[a * BINS + bin_of(np.int64(q[i, a]))] += 1
+                c[a * BINS + bin_of(q[i, a])] += 1
 
 
 def _lower_edges() -> tuple[int, ...]:
@@ -57,7 +59,7 @@ EDGES = _lower_edges()
 
 
 def quantile(cells: I64 | I32, probability: float) -> float:
-    """Grid coordinate below which a share `probability` of the counts lies; interpolated inside the bin, 0.0 if empty."""
+    """Grid coordinate below which a share `probability` of the counts lies, interpolated in its bin; 0.0 if empty."""
     total = int(cells.sum())
     if total <= 0:
         return 0.0

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.errors import InputError
@@ -91,8 +91,7 @@ def fit_axis(x: F64) -> tuple[int, int]:
         return 0, 1000
     exponent = round(math.log2(spread)) - FRACTION_BITS
     reach = float(np.quantile(deviation, 0.999))
-    while reach / Q_MAX > math.ldexp(1.0, exponent) and exponent < round(math.log2(spread)) - FRACTION_BITS + WIDEN_BITS:
-        exponent += 1
+    exponent += sum(reach / Q_MAX > math.ldexp(1.0, exponent + k) for k in range(WIDEN_BITS))
     floor = math.frexp(centre)[1] - 52 if centre else -1000
     exponent = min(1000, max(exponent, floor, -1000))
     return round(math.ldexp(centre, -exponent)), exponent

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.errors import InputError, TooLarge, WireError
@@ -216,7 +216,7 @@ class _Reader:
 
 
 def encode(update: Update) -> list[bytes]:
-    """One packet, or as many parts as it takes; each at most `PACKET_BYTES`. Raises `InputError` for an unfit update."""
+    """One packet, or as many parts as it takes, each at most `PACKET_BYTES`. Raises `InputError` if unfit."""
     values = _predict(update.counts, update.d, -1)
     names = sorted(update.actions)
     pieces: list[tuple[int, int, bytes, bytes]] = []
@@ -254,7 +254,8 @@ def decode(raw: bytes) -> Packet:
         raise WireError("not a statistical update of version 1")
     r = _Reader(raw, 4)
     source, level, epoch, seq = r.text(), r.uint(3), r.uint(1 << 31), r.uint(1 << 62)
-    part, parts, as_of_ms, agents, d = r.uint(MAX_PARTS), r.uint(MAX_PARTS), r.uint(1 << 53), r.uint(1 << 31), r.uint(MAX_FEATURES)
+    part, parts = r.uint(MAX_PARTS), r.uint(MAX_PARTS)
+    as_of_ms, agents, d = r.uint(1 << 53), r.uint(1 << 31), r.uint(MAX_FEATURES)
     size = MomentLayout(d).size + d * BINS
     start, stop = r.uint(size), r.uint(size)
     if part >= parts or start > stop:
@@ -302,7 +303,7 @@ def join(packets: Sequence[Packet]) -> Update:
 
 def encode_grid(epoch: int, grid: Grid) -> bytes:
     """The grid that updates of `epoch` are on; sent before the first of them."""
-    rows = (_text(n) + _sint(o) + _sint(e) for n, o, e in zip(grid.features, grid.origin, grid.exponent))
+    rows = (_text(n) + _sint(o) + _sint(e) for n, o, e in zip(grid.features, grid.origin, grid.exponent, strict=True))
     return b"TG" + bytes((VERSION,)) + _uint(epoch) + _uint(len(grid)) + b"".join(rows)
 
 
