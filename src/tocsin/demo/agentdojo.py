@@ -15,7 +15,7 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -92,11 +92,15 @@ class Run(msgspec.Struct, array_like=True):
         return self.exposed_at >= 0
 
 
+class _Call(msgspec.Struct):
+    function: str = ""
+    args: dict[str, Any] = {}
+
+
 class _Message(msgspec.Struct):
     role: str
     content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call: dict[str, Any] | None = None
+    tool_call: _Call | None = None
     error: str | None = None
 
 
@@ -124,7 +128,7 @@ def tool_effect(tool: str) -> Effect:
 
 
 def wanted(member: str) -> bool:
-    """Whether an archive path is a run that the demonstration reads. `agentdojo-X/runs/PIPELINE/SUITE/TASK/ATTACK/F.json`"""
+    """Whether an archive path, `NAME/runs/PIPELINE/SUITE/TASK/ATTACK/FILE.json`, is a run to be read."""
     parts = member.split("/")
     if len(parts) != 7 or parts[1] != "runs" or not parts[6].endswith(".json"):
         return False
@@ -195,11 +199,9 @@ def parse_run(body: bytes, name: str = "run") -> Run | None:
 
 
 def _parse_call(message: _Message) -> ToolCall:
-    call = message.tool_call or {}
-    args = call.get("args")
+    call = message.tool_call or _Call()
     error = (message.error or "").split(":", 1)[0][:64]
-    named = {str(k): v for k, v in args.items()} if isinstance(args, dict) else {}
-    return ToolCall(str(call.get("function", "")) or "unknown", named, message.content or "", error)
+    return ToolCall(call.function or "unknown", call.args, message.content or "", error)
 
 
 def _own_words(messages: Iterable[_Message]) -> str:
@@ -245,7 +247,8 @@ _TOKEN = re.compile(r"\S*[@/.:]\S*\w|[A-Z]{2}\d{8,}|'[^']{4,}'")
 def _values(args: dict[str, Any], effect: Effect) -> Iterator[str]:
     """Squeezed values of a call; for calls with an effect also addresses quoted inside longer texts."""
     for value in args.values():
-        for item in value if isinstance(value, list) else (value,):
+        items = cast("list[Any]", value) if isinstance(value, list) else [value]
+        for item in items:
             text = str(item).removeprefix("https://").removeprefix("http://")
             yield _squeeze(text)
             if effect is not Effect.READ and " " in text:

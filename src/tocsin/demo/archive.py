@@ -30,6 +30,7 @@ def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -71,7 +72,7 @@ def _pip_download(destination: Path) -> None:
     command += ["--dest", str(destination), REQUIREMENT]
     remedy = f"put {ARCHIVE_NAME} into {destination.parent}, or: {SYNTHETIC}"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_SECONDS, check=False)  # noqa: S603 - fixed words
     except subprocess.TimeoutExpired as error:
         cause = f"{REQUIREMENT} was not downloaded within {FETCH_TIMEOUT_SECONDS} s"
         raise Unavailable(cause, remedy=remedy) from error

@@ -86,7 +86,8 @@ class DojoFleet:
         if size < 1 or not 0.0 <= compromised_share <= 1.0:
             raise InputError(f"no fleet of {size} agents with a share of {compromised_share} compromised")
         self.seed = seed
-        self._members = _compose(runs, size, round(size * compromised_share), random.Random(f"dojo {seed}"))
+        rng = random.Random(f"dojo {seed}")  # noqa: S311 - a reproducible fleet, not a secret
+        self._members = _compose(runs, size, round(size * compromised_share), rng)
         self._baseline_rounds = max(sum(not p.live for p in m.runs) for m in self._members)
 
     @property
@@ -95,9 +96,7 @@ class DojoFleet:
 
     @property
     def source(self) -> str:
-        return (
-            "real tool calls of language models (AgentDojo 0.1.26, Debenedetti et al. 2024, MIT), composed into a fleet"
-        )
+        return "real tool calls of language models, composed into a fleet (AgentDojo 0.1.26, Debenedetti et al. 2024)"
 
     def agent_ids(self) -> tuple[str, ...]:
         return tuple(m.agent_id for m in self._members)
@@ -106,10 +105,13 @@ class DojoFleet:
         return tuple(label_agent(self._sessions(m), attack=m.attack) for m in self._members)
 
     def rounds(self, *, live: bool) -> Iterator[list[FleetSession]]:
-        """Round k: the k-th session of the phase of each agent that has one, in order of agents."""
-        parts = [[s for s in self._sessions(m) if s.live == live] for m in self._members]
-        for number in range(max(map(len, parts))):
-            yield [part[number] for part in parts if number < len(part)]
+        """Round k: the sessions of the phase's k-th quarter of an hour, in order of agents."""
+        members = [self._sessions(m) for m in self._members]
+        by_start: dict[int, list[FleetSession]] = defaultdict(list)
+        for session in (s for sessions in members for s in sessions if s.live == live):
+            by_start[(session.start_ns - FLEET_EPOCH_NS) // SESSION_SPACING_NS].append(session)
+        for slot in sorted(by_start):
+            yield by_start[slot]
 
     def _sessions(self, member: _Member) -> list[FleetSession]:
         """Baselines end together: the fleet's live phase begins at one moment of its clock."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from tocsin.demo.agentdojo import Run, ToolCall, read_runs
-from tocsin.demo.archive import ARCHIVE_SHA256, cache_directory, fetch_archive
+from tocsin.demo.archive import ARCHIVE_SHA256, cache_directory, check_archive, fetch_archive
 
 # Raised whenever parsing or classification changes, so that an older cache is read anew.
 FORMAT = 1
@@ -50,8 +50,10 @@ def load_saved(path: Path) -> list[Run] | None:
     return stored.runs
 
 
-def load_runs(cache: Path | None = None, progress: Callable[[int], None] = lambda _: None) -> list[Run]:
-    """Every usable run: from the cache, else parsed from the (fetched and checked) archive.
+def load_runs(
+    cache: Path | None = None, progress: Callable[[int], None] = lambda _: None, *, archive: Path | None = None
+) -> list[Run]:
+    """Every usable run: from the cache, else parsed from `archive`, else from a download. Both are checked first.
 
     Raises InputError and Unavailable as `archive.fetch_archive` and `agentdojo.read_runs` do.
     """
@@ -60,7 +62,10 @@ def load_runs(cache: Path | None = None, progress: Callable[[int], None] = lambd
     if saved is not None:
         progress(len(saved))
         return saved
-    runs = read_runs(fetch_archive(directory), progress)
+    if archive is not None:
+        check_archive(archive)
+    runs = read_runs(archive or fetch_archive(directory), progress)
+    directory.mkdir(parents=True, exist_ok=True)
     save_runs(directory / CACHE_NAME, runs)
     return runs
 

@@ -1,7 +1,7 @@
 """What a labelled fleet is: agents, their sessions in order, and the truth about each.
 
-A fleet is read in *rounds*. Round k holds the k-th session of every agent that has one, so that a sender can
-interleave agents in fleet time without holding a whole fleet in memory.
+A fleet is read in *rounds*, one per quarter of an hour of its clock, so that a sender can interleave agents in fleet
+time without holding a whole fleet in memory.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FleetSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentLabel(msgspec.Struct, frozen=True, kw_only=True):
-    """The truth about one agent. Event numbers count its steps from 0 over baseline and live; -1 where there is none."""
+    """The truth about one agent. Event numbers count its steps from 0 over baseline and live; -1: there is none."""
 
     agent_id: str
     role: str

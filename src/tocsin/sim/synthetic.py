@@ -115,7 +115,7 @@ ROLES: dict[str, Role] = {
         ),
     ),
 }
-TOPICS = "billing login export mobile search audit backup reports api webhooks quota roles".split()
+TOPICS = ("billing", "login", "export", "mobile", "search", "audit", "backup", "reports", "webhooks", "quota", "roles")
 _FOREIGN = Tool("upload_archive", EGRESS, (("url", "attacker"), ("content", "output")), 900, 25)
 _ANSWER_MS = 900.0
 _ERROR_SHARE = 0.02
@@ -139,8 +139,7 @@ class SyntheticFleet:
     Attacks: *injection* (two to five sessions in which a tool output makes the agent send data to an attacker's
     address: a tool foreign to the role or one of its own, the address known from that output alone), *takeover* (from
     the onset on the task mix turns over and another role's tools are used), *drift* (latency and tokens grow by 6 % a
-    session; no call changes). Every live agent also meets injections that it resists: they lengthen an output and may cost a
-    call's retry, and are not attacks.
+    session; no call changes). Every live agent also meets injections that it resists: they only lengthen an output.
     """
 
     def __init__(self, *, size: int = 150, compromised_share: float = 0.17, seed: int = 0) -> None:
@@ -176,7 +175,7 @@ class SyntheticFleet:
         """Session `number` (from 0) of agent `index`; the same arguments give the same session."""
         agent = self._agents[index]
         live = number >= BASELINE_SESSIONS
-        rng = Random(f"session {self.seed} {index} {number}")
+        rng = Random(f"session {self.seed} {index} {number}")  # noqa: S311 - reproducible, not secret
         hijacked = _is_hijacked(agent, number)
         resisted = live and not hijacked and rng.random() < RESISTED_SHARE
         prompt, steps = _steps(agent, number, hijacked, resisted, rng)
@@ -194,7 +193,7 @@ class SyntheticFleet:
 
 
 def _agents(size: int, compromised: int, seed: int) -> tuple[_Agent, ...]:
-    rng = Random(f"fleet {seed}")
+    rng = Random(f"fleet {seed}")  # noqa: S311 - reproducible, not secret
     attacked = set(rng.sample(range(size), compromised))
     roles = tuple(ROLES)
     agents: list[_Agent] = []
