@@ -11,8 +11,8 @@ A topic is a module with a function that fills a `Bench`:
     if __name__ == "__main__":
         raise SystemExit(main("stats", measure))
 
-Bounds are strings, `"<= 150"`, `"< 1024"`, `">= 0.95"`, `"> 0"`, `"== 0"`; `holds` is derived from them. A figure without
-a bound is information. `bench.quick` asks for a small run; figures of a quick run say so.
+Bounds are strings, `"<= 150"`, `"< 1024"`, `">= 0.95"`, `"> 0"`, `"== 0"`; `holds` is derived from them. A figure
+without a bound is information. `bench.quick` asks for a small run; figures of a quick run say so.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Bench:
         requirement: str = "",
         bound: str = "",
     ) -> Figure:
-        """Wall time of one call, median over `runs` of `number` calls each, after `warmup` calls (compilation, caches)."""
+        """Wall time of one call: median over `runs` of `number` calls, after `warmup` calls (compilation, caches)."""
         seconds = time_runs(call, runs=self._runs(runs), number=number, warmup=warmup)
         values = [UNITS_PER_SECOND[unit] * one for one in seconds]
         return self.record_all(name, values, unit=unit, requirement=requirement, bound=bound)
@@ -149,7 +149,8 @@ class Bench:
     ) -> Figure:
         """How many times as fast `ours` is as `theirs`. Runs alternate, so a busy neighbour slows both alike."""
         for _ in range(warmup):
-            ours(), theirs()
+            ours()
+            theirs()
         values: list[float] = []
         for _ in range(self._runs(runs)):
             ours_seconds = time_runs(ours, runs=1, number=number, warmup=0)[0]
@@ -248,8 +249,7 @@ def render(bench: Bench) -> str:
     head = ("figure", "median", "unit", "min..max", "runs", "bound", "holds", "shows")
     rows = [head, *(_cells(figure) for figure in bench.figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    for row in rows:
-        lines.append("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join(lines)
 
 

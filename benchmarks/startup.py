@@ -11,7 +11,6 @@ from statistics import median
 
 from benchmarks._harness import Bench, main
 
-
 PYTHON = sys.executable
 TOCSIN = str(Path(sys.executable).with_name("tocsin"))
 
@@ -23,7 +22,7 @@ def _milliseconds(*command: str) -> float:
 
 
 def measure(bench: Bench) -> None:
-    """Medians over fresh interpreters; the bare interpreter's own start is measured beside and subtracted for the import."""
+    """Medians over fresh interpreters; the bare interpreter's own start is measured beside and subtracted."""
     runs = 3 if bench.quick else 10
     _milliseconds(PYTHON, "-c", "import tocsin")  # the first run writes bytecode
     bare: list[float] = []

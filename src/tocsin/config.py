@@ -197,7 +197,7 @@ class Knob(msgspec.Struct, frozen=True):
     effect: str
     unit: str
     trade_off: str
-    bounds: dict[str, int]
+    bounds: dict[str, Any]  # msgspec's names: ge, le, min_length
     secret: bool
 
     @property
