@@ -10,15 +10,14 @@ evidence up to `through_offset` is not stated twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from tocsin.consensus.inputs import Start, SubmitEvidence
 from tocsin.consensus.replica import Replica
 from tocsin.detection.detector import FleetDetector
 from tocsin.model.evidence import Evidence
 from tocsin.model.steps import Effect, Emit, Fired, Received
-from tocsin.model.verdict import Roster, Verdict
+from tocsin.model.verdict import Roster
 from tocsin.monitor.inputs import Flush, Observed, Sealed
 from tocsin.monitor.ledger import Ledger
 from tocsin.monitor.verdicts import verdicts_of
@@ -50,6 +49,7 @@ class Monitor:
         self._stated_through = 0  # ingest offset up to which the journal already holds this monitor's statements
         self._offset = 0
         self.evidence_stated = 0
+        self.names: Sequence[str] = ()  # every agent observed; index = the detector's agent index
 
     def recover(self, records: Iterable[tuple[str, bytes]]) -> None:
         """Rebuild from journal records (kind, bytes), oldest first. Call once, before any `step`."""
@@ -72,6 +72,7 @@ class Monitor:
         if len(batch) == 0:
             return []
         seen = self.detector.observe(batch)
+        self.names = seen.agents
         material = self._ledger.add(seen.agent_index, seen.seq, seen.log_bf, seen.log_e)
         self._offset = batch.offset + len(batch)
         return self._state(now_ns, material.tolist(), self._offset)
@@ -91,7 +92,7 @@ class Monitor:
         first, last, log_bf, log_e = self._ledger.take(agent)
         return Evidence(
             monitor=self.me,
-            agent_id=self.detector.agents[agent],
+            agent_id=self.names[agent],
             first_seq=first,
             last_seq=last,
             log_e_q32=to_q32(log_e),
@@ -106,8 +107,5 @@ class Monitor:
         for effect in effects:
             out.append(effect)
             if isinstance(effect, Emit) and effect.kind == "decided":
-                out.extend(Emit("verdict", verdict) for verdict in self._verdicts(now_ns, effect.value))
+                out.extend(Emit("verdict", verdict) for verdict in verdicts_of(effect.value, now_ns // 1_000_000))
         return out
-
-    def _verdicts(self, now_ns: int, decision: Any) -> list[Verdict]:
-        return verdicts_of(decision, now_ns // 1_000_000, self.detector.reasons_by_name)

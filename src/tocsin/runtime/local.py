@@ -42,7 +42,7 @@ class LocalSession:
 
         Raises InputError at once where the event does not fit.
         """
-        batch_from_records([(agent_id, behavior)], offset=0, phase=0)  # refuse bad input now, not at the next flush
+        batch_from_records([(agent_id, behavior)], offset=0, phases=[0])  # refuse bad input now, not at the next flush
         self._rows.append((agent_id, behavior))
         if len(self._rows) >= BUFFER_ROWS:
             self._flush()
@@ -89,20 +89,14 @@ class LocalSession:
         """Nothing is held outside this process's memory."""
 
     def _flush(self) -> None:
-        """Feed buffered rows, split where the phase changes so that rows stay in order."""
         rows, self._rows = self._rows, []
-        start = 0
-        while start < len(rows):
-            live = rows[start][0] in self._sealed
-            end = start
-            while end < len(rows) and (rows[end][0] in self._sealed) == live:
-                end += 1
-            phase = Phase.LIVE if live else Phase.BASELINE
-            batch = batch_from_records(rows[start:end], offset=self._offset, phase=phase)
-            self._offset += end - start
-            self._clock.advance_to(max(self._clock.now_ns(), int(batch.t_ns.max())))
-            self._engine.feed([Observed(batch)])
-            start = end
+        if not rows:
+            return
+        phases = [Phase.LIVE if agent in self._sealed else Phase.BASELINE for agent, _ in rows]
+        batch = batch_from_records(rows, offset=self._offset, phases=phases)
+        self._offset += len(rows)
+        self._clock.advance_to(int(batch.t_ns.max()))
+        self._engine.feed([Observed(batch)])
 
 
 def local(

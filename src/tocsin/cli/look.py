@@ -1,0 +1,165 @@
+"""`tocsin agents` and `tocsin explain`: from a running tocsin, or from the picture its data directory keeps."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tocsin.cli.options import data_dir
+from tocsin.cli.out import bold, note, safe, say, say_json, table
+from tocsin.errors import TocsinError, UnknownAgent, Unreachable
+
+TIMEOUT_SECONDS = 10
+Q32 = 1 << 32
+
+
+def fetch(url: str, path: str, token: str | None) -> Any:
+    """GET a JSON answer. Raises Unreachable, or the error the service reported."""
+    request = urllib.request.Request(url.rstrip("/") + path, headers={"accept": "application/json"})
+    if token:
+        request.add_header("authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            raise Unreachable(f"{url} asks for a token", remedy="give it with --token or TOCSIN_SERVER_TOKEN") from error
+        try:
+            told = json.loads(error.read(1 << 16))
+            kind = UnknownAgent if told.get("error") == "UnknownAgent" else TocsinError
+            raise kind(str(told["cause"]), remedy=str(told.get("remedy", ""))) from error
+        except (ValueError, KeyError, AttributeError):
+            raise Unreachable(f"{url} answered {error.code}", remedy="is it a tocsin?") from error
+    except (OSError, ValueError) as error:
+        raise Unreachable(
+            f"no tocsin answers at {url}: {error}", remedy="start one with `tocsin up`, or name it with --url"
+        ) from error
+
+
+def running(directory: Path) -> str | None:
+    """The address of the tocsin that is using `directory`, if one is."""
+    try:
+        url = str(json.loads((directory / "endpoint.json").read_text())["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        fetch(url, "/healthz", None)
+    except TocsinError:
+        return None
+    return url
+
+
+def stored_picture(directory: Path) -> Any:
+    """The latest picture kept in a data directory. Raises Unreachable where there is none."""
+    from tocsin.runtime.store import Store
+
+    file = directory / "store.db"
+    if not file.exists():
+        raise Unreachable(
+            f"no tocsin is running on {directory}, and it holds no earlier picture",
+            remedy="start one with `tocsin up`, try `tocsin demo`, or name another directory with --data",
+        )
+    store = Store(file, read_only=True)
+    try:
+        kept = store.picture("fleet")
+    finally:
+        store.close()
+    if kept is None:
+        raise Unreachable(f"{directory} holds no picture yet", remedy="send it telemetry first")
+    taken_ms, picture = kept
+    age = max(0.0, time.time() - taken_ms / 1000)
+    note(f"not running; this is the fleet as it was {_age(age)} ago")
+    return picture
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: int, as_json: bool) -> None:
+    """Print the agents."""
+    directory = data_dir(data)
+    live = url or running(directory)
+    rows = fetch(live, f"/api/v1/agents?limit={limit}", token) if live else stored_picture(directory)["agents"][:limit]
+    if as_json:
+        say_json(rows)
+        return
+    if not rows:
+        say("no agents observed yet")
+        return
+    lines = [
+        [
+            safe(row["agent_id"], 60),
+            safe(str(row["region"]), 24),
+            f"{row['events']:>7}",
+            f"{100 * row['confidence']:>9.2f} %",
+            f"{row['log_e_nats']:>7.1f}",
+            "compromised" if row["flagged"] else "",
+        ]
+        for row in rows
+    ]
+    say(table(lines, ["agent", "region", " events", " confidence", "  log e", "certified verdict"]))
+    say()
+    say(f"next: tocsin explain {safe(rows[0]['agent_id'], 60)}" + (f" --data {directory}" if data else ""))
+
+
+def run_explain(agent: str, data: Path | None, url: str | None, token: str | None, *, as_json: bool) -> None:
+    """Print why."""
+    directory = data_dir(data)
+    live = url or running(directory)
+    if live:
+        told = fetch(live, f"/api/v1/agents/{urllib.parse.quote(agent, safe='')}", token)
+    else:
+        picture = stored_picture(directory)
+        known = {row["agent_id"] for row in picture["agents"]}
+        told = picture["explanations"].get(agent)
+        if told is None and agent in known:
+            raise UnknownAgent(
+                f"the stored picture explains only its most suspicious agents, and {agent!r:.80} is not one of them",
+                remedy="start tocsin on this data directory to ask about any agent",
+            )
+        if told is None:
+            raise UnknownAgent(f"agent {agent!r:.80} has never been observed", remedy="`tocsin agents` lists them")
+    if as_json:
+        say_json(told)
+        return
+    _print_explanation(agent, told)
+
+
+def _print_explanation(agent: str, told: dict[str, Any]) -> None:
+    agreed = told["agreed"]
+    standing = "certified as compromised" if agreed and agreed["flagged"] else "not flagged"
+    say(bold(f"{safe(agent)}: {standing}; confidence {100 * told['agreed_confidence']:.2f} %"))
+    say(safe(told["why"], 600))
+    say()
+    if told["reasons"]:
+        rows = [[safe(r["feature"], 48), f"{r['log_bf_q32'] / Q32:+8.2f}", safe(r["detail"], 90)] for r in told["reasons"]]
+        say(table(rows, ["what moved", "    nats", "how"]))
+        say()
+    if told["evidence"]:
+        rows = [
+            [
+                str(e["monitor"]),
+                f"{e['log_bf_nats']:+8.2f}",
+                f"{e['log_e_nats']:7.2f}",
+                str(e["last_seq"]),
+                "outvoted" if e["trimmed"] else "",
+            ]
+            for e in told["evidence"]
+        ]
+        say(table(rows, ["monitor", "log odds", "  log e", "through event", ""]))
+        say()
+    if told["peers"]:
+        say(f"peers: {safe(told['peers'], 400)}")
+    if told["would_change"]:
+        say(f"what would change this: {safe(told['would_change'], 400)}")
+    for verdict in told["verdicts"]:
+        say(f"verdict {verdict['verdict_id']} in epoch {verdict['epoch']}: {verdict['decision']}")

@@ -1,0 +1,67 @@
+"""Talking to people and to programs: results on standard output, everything else on standard error.
+
+Strings that agents chose are hostile: control characters could move the cursor or forge a line, so they are shown
+escaped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+from tocsin.errors import TocsinError
+
+
+def safe(text: str, limit: int = 120) -> str:
+    """`text` with everything that is not plainly printable escaped, cut to `limit` characters."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def colour_wanted() -> bool:
+    """Whether standard output is a terminal whose owner did not ask for plain text (NO_COLOR)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def style(text: str, code: str) -> str:
+    """`text` in an ANSI style, where that is wanted."""
+    return f"\x1b[{code}m{text}\x1b[0m" if colour_wanted() else text
+
+
+def bold(text: str) -> str:
+    return style(text, "1")
+
+
+def say(text: str = "") -> None:
+    """A line of the result."""
+    print(text)
+
+
+def note(text: str) -> None:
+    """A line for people who watch; never part of the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def say_json(value: Any) -> None:
+    """The result, for programs."""
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def fail(error: TocsinError, *, as_json: bool = False) -> NoReturn:
+    """Say what went wrong and what to do about it; exit with the error's code."""
+    if as_json:
+        say_json({"error": type(error).__name__, "cause": error.cause, "remedy": error.remedy})
+    note(f"tocsin: {safe(error.cause, 1000)}")
+    if error.remedy:
+        note(f"        {safe(error.remedy, 1000)}")
+    sys.exit(error.exit_code)
+
+
+def table(rows: list[list[str]], header: list[str]) -> str:
+    """Columns padded to their widest cell; numbers are right-aligned by whoever formats them."""
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [header, *rows]]
+    return "\n".join([bold(lines[0]), *lines[1:]])

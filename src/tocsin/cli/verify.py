@@ -1,0 +1,54 @@
+"""`tocsin verify`: check a certificate with nothing but the file and, better, the roster you trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tocsin.cli.out import bold, note, safe, say, say_json
+from tocsin.errors import InputError, TooLarge
+
+MAX_BYTES = 16 << 20
+
+
+def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None:
+    """Print what the certificate proves; raises VerificationError (exit 3) when it does not hold."""
+    from tocsin.consensus.certificate import verify_verdict
+    from tocsin.runtime.datadir import read_roster
+    from tocsin.wire.certificate import decode_certificate
+
+    try:
+        if certificate.stat().st_size > MAX_BYTES:
+            raise TooLarge(f"{certificate} is larger than {MAX_BYTES} bytes", remedy="is it a certificate?")
+        body = certificate.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {certificate}: {error.strerror}", remedy="name a *.cert.json file") from error
+    verdict, claimed = decode_certificate(body)
+    trusted = read_roster(roster) if roster else claimed
+    verify_verdict(verdict, trusted)
+    signers = sorted(verdict.certificate.signatures)
+    result = {
+        "valid": True,
+        "pinned": roster is not None,
+        "verdict_id": verdict.verdict_id,
+        "agent_id": verdict.agent_id,
+        "decision": verdict.decision,
+        "confidence": verdict.confidence,
+        "epoch": verdict.epoch,
+        "net": trusted.net,
+        "signers": signers,
+        "monitors": trusted.n,
+        "quorum": trusted.quorum,
+        "alpha_ppm": verdict.entry.alpha_ppm,
+        "fleet_size": verdict.entry.fleet_size,
+    }
+    if as_json:
+        say_json(result)
+        return
+    say(bold(f"valid: agent {safe(verdict.agent_id)} is {verdict.decision}") + f" (confidence {100 * verdict.confidence:.2f} %)")
+    say(f"  signed by monitors {', '.join(map(str, signers))} of {trusted.n}; {trusted.quorum} were needed")
+    say(f"  epoch {verdict.epoch} of {safe(trusted.net)}; level {verdict.entry.alpha_ppm / 1e4:g} % over {verdict.entry.fleet_size} agents")
+    if roster is None:
+        note(
+            "checked against the keys that the certificate names itself: anybody can make such a file. "
+            "Pin the monitors you trust with --roster roster.json."
+        )

@@ -1,0 +1,171 @@
+"""The JSON interface of a running tocsin, version 1. Read-only but for `POST /api/v1/baseline/seal`.
+
+| path | answer |
+|---|---|
+| `GET /healthz` | `{"ok": true}` once recovery is over |
+| `GET /api/v1/status` | counts: events, agents, evidence, epoch, verdicts, monitors |
+| `GET /api/v1/agents?limit=N` | agents, most suspicious first |
+| `GET /api/v1/agents/{agent_id}` | why the fleet believes what it believes |
+| `GET /api/v1/verdicts?limit=N` | verdicts, latest first |
+| `GET /api/v1/verdicts/{verdict_id}/certificate` | the certificate, byte for byte as stored |
+| `GET /api/v1/roster` | the monitors' public keys |
+| `GET /api/v1/baseline?level=L&agent=A&agent=B` | baseline of agents at a level of the tree |
+| `POST /api/v1/baseline/seal` | end the learning phase of `{"agents": [...]}`, or of everybody |
+| `GET /metrics` | Prometheus text |
+| `GET /` | the status page |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from typing import Any, cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tocsin.dashboard.metrics import metrics_text
+from tocsin.errors import InputError, TocsinError, Unavailable, UnknownAgent, UserError
+from tocsin.runtime.pictures import agent_rows, explanation
+from tocsin.runtime.service import FleetService
+from tocsin.trust.keyring import roster_to_dict
+
+MAX_LIMIT = 20_000
+MAX_SEAL_BYTES = 16 << 20
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class SealRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of a seal; no agents: everybody seen so far."""
+
+    agents: tuple[str, ...] | None = None
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def _answered(handler: Handler) -> Handler:
+    """Errors of tocsin's own become JSON with a status that fits."""
+
+    async def run(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except TocsinError as error:
+            status = 404 if isinstance(error, UnknownAgent) else 400 if isinstance(error, UserError) else 500
+            status = 503 if isinstance(error, Unavailable) else status
+            body = {"error": type(error).__name__, "cause": error.cause, "remedy": error.remedy}
+            return json_response(body, status)
+
+    return run
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", "1000")
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_LIMIT:
+        raise InputError(f"limit={text[:40]!r} is not a number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def routes(service: FleetService) -> list[Route]:
+    """All routes; mount them beside the OTLP ones."""
+    api = _Api(service)
+    table: list[tuple[str, str, Handler]] = [
+        ("GET", "/healthz", api.health),
+        ("GET", "/metrics", api.metrics),
+        ("GET", "/api/v1/status", api.status),
+        ("GET", "/api/v1/agents", api.agents),
+        ("GET", "/api/v1/agents/{agent_id:path}", api.agent),
+        ("GET", "/api/v1/verdicts", api.verdicts),
+        ("GET", "/api/v1/verdicts/{verdict_id}/certificate", api.certificate),
+        ("GET", "/api/v1/roster", api.roster),
+        ("GET", "/api/v1/baseline", api.baseline),
+        ("POST", "/api/v1/baseline/seal", api.seal),
+    ]
+    found = [Route(path, _answered(handler), methods=[method]) for method, path, handler in table]
+    pages = [("/", "index.html", "text/html"), ("/page.js", "page.js", "text/javascript"), ("/page.css", "page.css", "text/css")]
+    found.extend(Route(path, _static(name, kind), methods=["GET"]) for path, name, kind in pages)
+    return found
+
+
+def _static(name: str, kind: str) -> Handler:
+    body = resources.files("tocsin.dashboard").joinpath("static", name).read_bytes()
+
+    async def serve(_: Request) -> Response:
+        return Response(body, 200, PAGE_HEADERS, kind)
+
+    return serve
+
+
+class _Api:
+    def __init__(self, service: FleetService) -> None:
+        self._service = service
+
+    async def health(self, _: Request) -> Response:
+        await self._service.ask(lambda engine, _: engine.events)
+        return json_response({"ok": True})
+
+    async def status(self, _: Request) -> Response:
+        status = await self._service.ask(lambda engine, _: engine.status())
+        return json_response({**status, **self._service.counters()})
+
+    async def metrics(self, _: Request) -> Response:
+        status = await self._service.ask(lambda engine, _: engine.status())
+        return Response(metrics_text({**status, **self._service.counters()}), media_type="text/plain; version=0.0.4")
+
+    async def agents(self, request: Request) -> Response:
+        limit = _limit(request)
+        return json_response(await self._service.ask(lambda engine, _: agent_rows(engine)[:limit]))
+
+    async def agent(self, request: Request) -> Response:
+        name = request.path_params["agent_id"]
+        return json_response(await self._service.ask(lambda engine, _: explanation(engine, name)))
+
+    async def verdicts(self, request: Request) -> Response:
+        limit = _limit(request)
+        return json_response(await self._service.ask(lambda _, store: store.verdicts(limit=limit)))
+
+    async def certificate(self, request: Request) -> Response:
+        name = request.path_params["verdict_id"]
+        body = await self._service.ask(lambda _, store: store.certificate(name))
+        if body is None:
+            return json_response({"error": "NotFound", "cause": "no such verdict", "remedy": "see /api/v1/verdicts"}, 404)
+        return Response(body, media_type="application/json")
+
+    async def roster(self, _: Request) -> Response:
+        return json_response(roster_to_dict(self._service.engine.roster))
+
+    async def baseline(self, request: Request) -> Response:
+        level = request.query_params.get("level", "3")
+        if level not in ("0", "1", "2", "3"):
+            raise InputError(f"level={level[:40]!r} is not a level of the tree", remedy="use 0, 1, 2 or 3")
+        chosen = request.query_params.getlist("agent")
+        return json_response(
+            await self._service.ask(
+                lambda engine, _: engine.establish(chosen or list(engine.witness.names), int(level))
+            )
+        )
+
+    async def seal(self, request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_SEAL_BYTES:
+                raise InputError(f"the body is larger than {MAX_SEAL_BYTES} bytes", remedy="name fewer agents at once")
+        try:
+            wanted = msgspec.json.decode(bytes(body) or b"{}", type=SealRequest)
+        except msgspec.MsgspecError as error:
+            raise InputError(f"the body does not fit: {error}", remedy='send {"agents": ["a", "b"]} or nothing') from error
+        offset = await self._service.seal(cast("tuple[str, ...] | None", wanted.agents))
+        return json_response({"sealed_at_offset": offset})

@@ -1,0 +1,52 @@
+"""tocsin's own health as Prometheus text. No label is ever an agent's name: cardinality stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+COUNTERS = {
+    "events": ("tocsin_events_analysed", "Events analysed."),
+    "ingested_events": ("tocsin_events_ingested", "Events made durable."),
+    "evidence_stated": ("tocsin_evidence_stated", "Evidence items stated by all monitors of this process."),
+    "verdicts": ("tocsin_verdicts", "Certified verdicts."),
+    "messages": ("tocsin_bus_messages", "Messages between monitors."),
+    "message_bytes": ("tocsin_bus_bytes", "Bytes between monitors."),
+}
+GAUGES = {
+    "agents": ("tocsin_agents", "Agents observed."),
+    "agents_judged": ("tocsin_agents_judged", "Agents over which the share of false alarms is controlled."),
+    "agents_flagged": ("tocsin_agents_flagged", "Agents that were ever in a certified verdict of compromise."),
+    "epoch": ("tocsin_epoch", "Latest certified epoch."),
+    "backlog_events": ("tocsin_backlog_events", "Events accepted and not yet analysed."),
+    "monitors": ("tocsin_monitors", "Configured monitors."),
+    "tolerated_faults": ("tocsin_tolerated_faults", "Monitors that may lie or be silent."),
+}
+
+
+class _Status:
+    def __init__(self, status: Mapping[str, Any]) -> None:
+        self._status = status
+
+    def collect(self) -> list[Metric]:
+        found: list[Metric] = []
+        for key, (name, text) in COUNTERS.items():
+            found.append(CounterMetricFamily(name, text, value=self._status[key]))
+        for key, (name, text) in GAUGES.items():
+            found.append(GaugeMetricFamily(name, text, value=self._status[key]))
+        for key, label in (("refused", "reason"), ("not_admitted", "reason")):
+            family = CounterMetricFamily(f"tocsin_{key}", f"What was {key.replace('_', ' ')}, by reason.", labels=[label])
+            for reason, count in sorted(self._status.get(key, {}).items()):
+                family.add_metric([reason], count)
+            found.append(family)
+        return found
+
+
+def metrics_text(status: Mapping[str, Any]) -> bytes:
+    """Prometheus exposition of a status picture."""
+    registry = CollectorRegistry()
+    registry.register(_Status(status))
+    return generate_latest(registry)

@@ -1,0 +1,291 @@
+"""A running tocsin: two threads beside the web server's own.
+
+    accept() ─> writer thread: admit, one durable record, acknowledge ─> engine thread: judge, agree, store verdicts
+
+`accept` returns only after the events are on disk. The queue between the two is bounded in events: beyond it senders are
+told to come back later, before anything is accepted. One batch in the log is one step of every monitor, so requests
+that wait together are joined before they are written; that is what makes a replay of the log exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from tocsin.config import Settings
+from tocsin.consensus.inputs import MILLISECOND_NS, ConsensusConfig
+from tocsin.errors import Overloaded, StorageError, TocsinError
+from tocsin.model.events import Admitted, EventBatch
+from tocsin.model.verdict import Verdict
+from tocsin.monitor.inputs import Observed, Sealed
+from tocsin.monitor.monitor import Transform
+from tocsin.runtime.certificates import store_verdict
+from tocsin.runtime.clock import SystemClock
+from tocsin.runtime.datadir import DataDir
+from tocsin.runtime.engine import Engine
+from tocsin.runtime.ingest_log import IngestLog
+from tocsin.runtime.journal import Journal
+from tocsin.runtime.pictures import fleet_picture
+from tocsin.runtime.store import Store
+
+T = TypeVar("T")
+PICTURE_SECONDS = 10.0
+JOIN_ROWS = 16_384
+IDLE_SECONDS = 0.5
+
+log = structlog.get_logger("tocsin.service")
+
+
+class Admits(Protocol):
+    """Decides what enters: see `tocsin.ingest.admission`."""
+
+    def admit(self, rows: EventBatch) -> tuple[EventBatch, Admitted]: ...
+    def seal(self, agents: Sequence[str] | None) -> None: ...
+    def restore(self, entry: Observed | Sealed) -> None: ...
+    def join(self, batches: Sequence[EventBatch]) -> EventBatch: ...
+
+
+@dataclass(slots=True)
+class _Rows:
+    rows: EventBatch
+    done: Future[Admitted]
+
+
+@dataclass(slots=True)
+class _Seal:
+    agents: tuple[str, ...] | None
+    done: Future[int]
+
+
+class FleetService:
+    """Start with `start()`, feed through `accept`, ask through `ask`, end with `stop()`. Thread-safe."""
+
+    def __init__(
+        self, settings: Settings, data: DataDir, admission: Admits, *, alter: Mapping[int, Transform] | None = None
+    ) -> None:
+        self._settings = settings
+        self._data = data
+        self._admission = admission
+        self._log = IngestLog(data.ingest)
+        self._journal = Journal(data.journal)
+        self._store = Store(data.store)
+        consensus = ConsensusConfig(
+            proposal_delay_ns=settings.consensus.proposal_delay_ms * MILLISECOND_NS,
+            view_timeout_ns=settings.consensus.view_timeout_ms * MILLISECOND_NS,
+        )
+        self.engine = Engine(
+            data.roster,
+            data.signers,
+            SystemClock(),
+            records=self._journal,
+            consensus=consensus,
+            alter=alter,
+            on_verdict=self._on_verdict,
+        )
+        self._incoming: queue.Queue[_Rows | _Seal | None] = queue.Queue()
+        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._waiting_rows = 0
+        self._counting = threading.Lock()
+        self._failure: BaseException | None = None
+        self._listeners: list[Callable[[Verdict], None]] = []
+        self._writer = threading.Thread(target=self._guarded(self._write_forever), name="tocsin-writer")
+        self._analyst = threading.Thread(target=self._guarded(self._analyse_forever), name="tocsin-engine")
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Recover from the journal and the ingest log, then begin. `progress(events_replayed, events_total)`."""
+        self.engine.recover(self._journal)
+        total = self._log.next_offset
+        for entry in self._log.replay():
+            self._admission.restore(entry)
+            self.engine.feed([entry])
+            if progress is not None:
+                progress(self.engine.events, total)
+        self.engine.start()
+        self._writer.start()
+        self._analyst.start()
+
+    def stop(self) -> None:
+        """Finish what was accepted, write the last picture, close the files."""
+        self._incoming.put(None)
+        if self._writer.is_alive():
+            self._writer.join()
+        self._work.put(None)
+        if self._analyst.is_alive():
+            self._analyst.join()
+        for file in (self._log, self._journal, self._store):
+            file.close()
+
+    def on_verdict(self, listener: Callable[[Verdict], None]) -> None:
+        """Call `listener` (on the engine's thread) for every new certified verdict."""
+        self._listeners.append(listener)
+
+    # -- what the web server calls --------------------------------------------------------------------------------------
+
+    async def accept(self, batch: EventBatch) -> Admitted:
+        """Make a batch durable. Raises Overloaded, before accepting anything, when analysis has fallen behind."""
+        self._check_alive()
+        rows = len(batch)
+        with self._counting:
+            limit = self._settings.limits.queue_events
+            if self._waiting_rows + rows > max(limit, rows):
+                raise Overloaded(f"{self._waiting_rows} events are waiting to be analysed", remedy="send again later")
+            self._waiting_rows += rows
+        done: Future[Admitted] = Future()
+        self._incoming.put(_Rows(batch, done))
+        return await asyncio.wrap_future(done)
+
+    async def seal(self, agents: tuple[str, ...] | None) -> int:
+        """End the learning phase of `agents` (None: everybody seen). Durable; returns the ingest offset."""
+        self._check_alive()
+        done: Future[int] = Future()
+        self._incoming.put(_Seal(agents, done))
+        return await asyncio.wrap_future(done)
+
+    async def ask(self, question: Callable[[Engine, Store], T]) -> T:
+        """Run `question` on the engine's thread, between steps."""
+        self._check_alive()
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(question(self.engine, self._store))
+            except BaseException as error:  # handed to whoever asked
+                answer.set_exception(error)
+
+        self._work.put(run)
+        return await asyncio.wrap_future(answer)
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise StorageError(f"tocsin has stopped: {self._failure}", remedy="see its log, then start it again")
+
+    # -- threads ----------------------------------------------------------------------------------------------------
+
+    def _guarded(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A thread that dies takes the service out of business, loudly: nothing is accepted afterwards."""
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self._failure = error
+                log.error("stopped", cause=str(error), exc_info=not isinstance(error, TocsinError))
+                self._refuse_waiting(error)
+
+        return run
+
+    def _refuse_waiting(self, error: BaseException) -> None:
+        while True:
+            try:
+                item = self._incoming.get_nowait()
+            except queue.Empty:
+                return
+            if item is not None:
+                item.done.set_exception(StorageError(f"tocsin has stopped: {error}"))
+
+    def _write_forever(self) -> None:
+        while (item := self._incoming.get()) is not None:
+            gathered = [item]
+            rows = len(item.rows) if isinstance(item, _Rows) else JOIN_ROWS
+            while rows < JOIN_ROWS and isinstance(item, _Rows):
+                try:
+                    item = self._incoming.get_nowait()
+                except queue.Empty:
+                    break
+                if item is None:
+                    self._incoming.put(None)
+                    break
+                gathered.append(item)
+                rows += len(item.rows) if isinstance(item, _Rows) else JOIN_ROWS
+            try:
+                self._write(gathered)
+            except BaseException as error:
+                for one in gathered:
+                    if not one.done.done():
+                        one.done.set_exception(error)
+                raise
+
+    def _write(self, gathered: Sequence[_Rows | _Seal]) -> None:
+        """Admit, make durable in one transaction, acknowledge, hand over."""
+        answers: list[Callable[[], None]] = []
+        batches: list[EventBatch] = []
+        entries: list[Observed | Sealed] = []
+        admitted_rows = 0
+        offered_rows = 0
+        for item in gathered:
+            if isinstance(item, _Rows):
+                batch, admitted = self._admission.admit(item.rows)
+                offered_rows += len(item.rows)
+                admitted_rows += len(batch)
+                batches.append(batch)
+                answers.append(lambda done=item.done, admitted=admitted: done.set_result(admitted))
+        joined = self._admission.join(batches) if batches else None
+        if joined is not None and len(joined):
+            entries.append(Observed(joined))
+        offset = self._log.next_offset + admitted_rows
+        for item in gathered:
+            if isinstance(item, _Seal):
+                self._admission.seal(item.agents)
+                entries.append(Sealed(item.agents, offset))
+                answers.append(lambda done=item.done: done.set_result(offset))
+        if entries:
+            self._log.append(entries)
+        with self._counting:
+            self._waiting_rows -= offered_rows - admitted_rows
+        for answer in answers:
+            answer()
+        self._work.put(lambda: self._analyse(entries, admitted_rows))
+
+    def _analyse(self, entries: Sequence[Observed | Sealed], rows: int) -> None:
+        self.engine.feed(entries)
+        with self._counting:
+            self._waiting_rows -= rows
+
+    def _analyse_forever(self) -> None:
+        clock = self.engine.clock
+        pictured_ns = 0
+        while True:
+            timer = self.engine.cluster.next_timer_ns()
+            wait = IDLE_SECONDS if timer is None else min(IDLE_SECONDS, max(0.0, (timer - clock.now_ns()) / 1e9))
+            try:
+                work = self._work.get(timeout=wait) if wait > 0 else self._work.get_nowait()
+                if work is None:
+                    break
+                work()
+            except queue.Empty:
+                pass
+            self.engine.tick()
+            if clock.now_ns() - pictured_ns > PICTURE_SECONDS * 1e9 and self.engine.events:
+                self._take_picture()
+                pictured_ns = clock.now_ns()
+        self._take_picture()
+
+    def _take_picture(self) -> None:
+        self._store.put_picture("fleet", self.engine.clock.now_ns() // 1_000_000, fleet_picture(self.engine))
+
+    def _on_verdict(self, verdict: Verdict) -> None:
+        store_verdict(self._store, self._data.certificates, verdict, self._data.roster)
+        for listener in self._listeners:
+            listener(verdict)
+
+    @property
+    def logged_events(self) -> int:
+        """Events in the ingest log."""
+        return self._log.next_offset
+
+    def counters(self) -> dict[str, Any]:
+        """Counts that may be read from any thread."""
+        return {
+            "backlog_events": self._waiting_rows,
+            "ingested_events": self._log.next_offset,
+            "not_admitted": self._admission.refused(),
+        }

@@ -1,0 +1,168 @@
+"""A tocsin that listens: OTLP in, the interface and the status page out, over one `FleetService`.
+
+`tocsin up` runs it until interrupted; the demo runs it in a thread and talks to it from another process.
+"""
+
+from __future__ import annotations
+
+import hmac
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tocsin.config import Settings
+from tocsin.errors import StorageError, Unavailable
+from tocsin.monitor.monitor import Transform
+from tocsin.runtime.datadir import DataDir, open_datadir, write_durably
+from tocsin.runtime.service import FleetService
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+SHUTDOWN_SECONDS = 5
+OPEN_PATHS = frozenset(("/healthz", "/", "/page.js", "/page.css"))
+
+
+class AddressInUse(Unavailable):
+    """The address cannot be listened on."""
+
+    exit_code = 1
+
+
+class BearerToken:
+    """Refuses requests without the token, except for the page's own files, which hold no data."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                body = b'{"code": 16, "message": "this tocsin asks for a bearer token"}'
+                headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
+                await send({"type": "http.response.start", "status": 401, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+                return
+        await self._app(scope, receive, send)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises AddressInUse with what to do about it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        raise AddressInUse(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            remedy="is another tocsin or collector running? choose another with --port, or --port 0",
+        ) from error
+    return bound
+
+
+class TocsinServer:
+    """Construct (opens the data directory and the port), `start`, then `run` here or `run_in_thread`, then `close`."""
+
+    def __init__(
+        self, settings: Settings, *, alter: Mapping[int, Transform] | None = None, accelerated: bool = False
+    ) -> None:
+        """`alter` makes monitors lie; `accelerated` takes event times as they come instead of comparing them with now."""
+        self.settings = settings
+        self._socket = listen(settings.server.host, settings.server.port)
+        try:
+            self.data: DataDir = open_datadir(
+                Path(settings.data.dir),
+                monitors=settings.consensus.monitors,
+                alpha_ppm=settings.detection.alpha_ppm,
+                prior_ppm=settings.detection.prior_ppm,
+            )
+        except BaseException:
+            self._socket.close()
+            raise
+        from tocsin.ingest.admission import Admission, AdmissionConfig
+
+        limits = settings.limits
+        admission = Admission(
+            AdmissionConfig(
+                warmup_events=settings.learning.warmup_events,
+                max_agents=limits.max_agents,
+                max_late_seconds=max(1, limits.late_seconds),
+            ),
+            None if accelerated else time.time_ns,
+        )
+        try:
+            self.service = FleetService(settings, self.data, admission, alter=alter)
+        except BaseException:
+            self.data.close()
+            self._socket.close()
+            raise
+        self._uvicorn: Any = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        host, port = self._socket.getsockname()[:2]
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104
+        return f"http://{shown}:{port}"
+
+    def start(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Recover and begin to analyse; requests are answered once `run` is called."""
+        import uvicorn
+
+        from tocsin.dashboard.api import routes
+        from tocsin.ingest.otlp_http import build_app
+
+        self.service.start(progress)
+        app: Any = build_app(self.service, routes(self.service), max_body_bytes=self.settings.server.max_body_bytes)
+        if self.settings.server.token:
+            app = BearerToken(app, self.settings.server.token)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            server_header=False,
+        )
+        self._uvicorn = uvicorn.Server(config)
+        write_durably(self.data.endpoint, msgspec.json.encode({"url": self.url}))
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM (on the main thread) or `close`."""
+        self._uvicorn.run(sockets=[self._socket])
+
+    def run_in_thread(self) -> None:
+        """Serve on a thread of its own."""
+        self._thread = threading.Thread(target=self.run, name="tocsin-http")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving, finish what was accepted, release everything. Safe to call at any stage."""
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+        if self._thread is not None:
+            self._thread.join()
+        self.service.stop()
+        self.data.endpoint.unlink(missing_ok=True)
+        self._socket.close()
+        self.data.close()
+
+
+def open_server(
+    settings: Settings, *, alter: Mapping[int, Transform] | None = None, accelerated: bool = False
+) -> TocsinServer:
+    """Open, or say why not: OSErrors become StorageError."""
+    try:
+        return TocsinServer(settings, alter=alter, accelerated=accelerated)
+    except OSError as error:
+        raise StorageError(
+            f"cannot use the data directory {settings.data.dir}: {error}", remedy="choose another with --data"
+        ) from error
