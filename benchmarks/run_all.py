@@ -28,8 +28,9 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 PREFACE = """# Measured figures
 
 Written by `make bench` (`python -m benchmarks.run_all`); do not edit. Each section says which command gives its
-figures, on which machine and with which versions they were taken. The value is the median; min..max is over the runs. A bound
-is the one the requirement states ([requirements.md](requirements.md)); a figure without a bound is information.
+figures, on which machine and with which versions they were taken. The value is the median; min..max is over the
+runs. A bound is the one the requirement states ([requirements.md](requirements.md)); a figure without a bound
+is information.
 """
 
 

@@ -247,8 +247,8 @@ def resolve(
     """Settings from all sources.
 
     `flags` maps 'section.name' to a value; None means that the flag was not given. `environ` is the process
-    environment: only names that start with TOCSIN_ are looked at. Raises ConfigError that names the setting, its source, what is
-    wrong, and for an unknown one the nearest known.
+    environment: only names that start with TOCSIN_ are looked at. Raises ConfigError that names the setting,
+    its source, what is wrong, and for an unknown one the nearest known.
     """
     known = {knob.key: knob for knob in knobs()}
     values: dict[str, Any] = {}
