@@ -8,12 +8,7 @@ import msgspec
 
 from tocsin.model.verdict import PosteriorEntry, QuorumCertificate
 
-
-class Inclusion(msgspec.Struct, frozen=True, kw_only=True):
-    """A Merkle path from an entry to the posterior root. See trust/merkle.py."""
-
-    index: int
-    path: tuple[bytes, ...]
+Inclusion = tuple[int, tuple[bytes, ...]]  # index of a leaf, and its Merkle path to the root
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,20 +19,18 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries whose flag changed; the other fields are aligned with `changed`."""
+    """Entries whose flag changed, each with its proof of inclusion under the new root."""
 
     changed: tuple[PosteriorEntry, ...] = ()
-    inclusions: tuple[Inclusion, ...] = ()
-    dissent: tuple[tuple[int, ...], ...] = ()  # monitors whose evidence was trimmed away or contradicts
-    reasons: tuple[tuple[tuple[str, int], ...], ...] = ()  # (feature, nats in q32), largest first
+    proofs: tuple[Inclusion, ...] = ()
+    dissent: tuple[int, ...] = ()  # monitors whose evidence about them was trimmed away or contradicts the flags
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """One epoch decided. Per-entry fields are aligned with `entries_changed`."""
+    """One epoch decided; `changed`, `proofs` and `dissent` as in FoldResult."""
 
     epoch: int
     certificate: QuorumCertificate
-    entries_changed: tuple[PosteriorEntry, ...] = ()
+    changed: tuple[PosteriorEntry, ...] = ()
     proofs: tuple[Inclusion, ...] = ()
-    dissent: tuple[tuple[int, ...], ...] = ()
-    reasons: tuple[tuple[tuple[str, int], ...], ...] = ()
+    dissent: tuple[int, ...] = ()

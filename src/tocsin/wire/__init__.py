@@ -1,1 +1,1 @@
-"""Bytes in and out: every form in which something leaves or enters a process."""
+"""Bytes from and to the outside: limits, framing, and the codecs. Decoders let only WireError escape."""

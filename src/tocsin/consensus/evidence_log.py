@@ -1,0 +1,246 @@
+"""Every monitor's hash chain of evidence, as far as this replica holds it.
+
+A batch is accepted when it extends a chain we hold; duplicates, replays, forgeries and batches out of order are
+refused and counted. Two signed batches of one monitor with one number are an equivocation: proof is kept and the
+monitor's chain is excluded from that number on. A batch that a proposal or a certificate names (`wanted`) is always
+accepted, fork or not, because the quorum's choice of branch counts and not which one reached us first. Wanted batches
+are fetched backwards: each is vouched for by the hash that the next one, or the cut, holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tocsin.consensus.cut import NOTHING
+from tocsin.consensus.messages import Cut, Fork, Tip
+from tocsin.errors import VerificationError, WireError
+from tocsin.model.evidence import EvidenceBatch
+from tocsin.model.verdict import Roster
+from tocsin.wire.evidence import GENESIS, SignedBatch, batch_head, open_batch, open_header
+
+MAX_ORPHANS = 4096
+
+
+class Outcome(StrEnum):
+    """What became of an offered batch; also the reason under which a refusal is counted."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate evidence"
+    REPLAYED = "replayed evidence"
+    MALFORMED = "malformed evidence"
+    FORGED = "forged evidence"
+    OUT_OF_ORDER = "evidence out of order"
+    EQUIVOCATION = "equivocating evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A batch in its chain, with its bytes as received."""
+
+    raw: bytes
+    signed: SignedBatch
+
+    @property
+    def tip(self) -> Tip:
+        return Tip(self.signed.batch.seq, self.signed.head)
+
+    @property
+    def batch(self) -> EvidenceBatch:
+        return self.signed.batch
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A cut cannot be folded yet: the batch with this hash, of this monitor, is missing."""
+
+    head: bytes
+    monitor: int
+
+
+class Conflict(Exception):
+    """A cut does not extend the one before it."""
+
+
+class EvidenceLog:
+    """Chains of `roster.n` monitors. Anything that raises in here is a bug: `offer` takes any bytes."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._links: dict[bytes, Link] = {}  # connected to the start of their chain, all branches
+        self._orphans: dict[bytes, Link] = {}  # wanted, but what they extend is missing
+        self._chains: list[list[Link]] = [[] for _ in range(roster.n)]  # the branch seen first
+        self._fork_seq: dict[int, int] = {}
+        self.forks: dict[int, Fork] = {}
+        self.wanted: set[bytes] = set()
+        self.refused: Counter[str] = Counter()
+
+    def offer(self, raw: bytes, certified: Cut) -> tuple[Outcome, SignedBatch | None, list[Link]]:
+        """Take in a batch. Returns the outcome, the batch where it is authentic, and the links newly connected."""
+        try:
+            signed = open_batch(raw, self._roster)
+        except WireError:
+            return self._refuse(Outcome.MALFORMED)
+        except VerificationError:
+            return self._refuse(Outcome.FORGED)
+        if signed.head in self._links or signed.head in self._orphans:
+            old = signed.batch.seq <= certified[signed.batch.monitor].seq
+            return self._refuse(Outcome.REPLAYED if old else Outcome.DUPLICATE)
+        forked = self._notice_fork(signed)
+        if signed.head not in self.wanted:
+            if forked:
+                return self._refuse(Outcome.EQUIVOCATION, signed)
+            if not self._extends(signed):
+                return self._refuse(Outcome.OUT_OF_ORDER, signed)
+        return Outcome.ACCEPTED, signed, self._take(Link(raw, signed))
+
+    def restore(self, raw: bytes) -> bool:
+        """Take in a batch that was connected before a restart. Whether it connects again."""
+        try:
+            signed = open_batch(raw, self._roster)
+        except (WireError, VerificationError):
+            return False
+        self._notice_fork(signed)
+        return self._extends(signed) and bool(self._take(Link(raw, signed)))
+
+    def _refuse(self, outcome: Outcome, signed: SignedBatch | None = None) -> tuple[Outcome, SignedBatch | None, list[Link]]:
+        self.refused[outcome] += 1
+        return outcome, signed, []
+
+    def _extends(self, signed: SignedBatch) -> bool:
+        batch = signed.batch
+        if batch.seq == 0:
+            return batch.prev_hash == GENESIS
+        before = self._links.get(batch.prev_hash)
+        return before is not None and (before.batch.monitor, before.batch.seq) == (batch.monitor, batch.seq - 1)
+
+    def _take(self, link: Link) -> list[Link]:
+        self.wanted.discard(link.signed.head)
+        if not self._extends(link.signed):
+            if len(self._orphans) < MAX_ORPHANS:
+                self._orphans[link.signed.head] = link
+            return []
+        connected: list[Link] = []
+        ready = [link]
+        while ready:
+            one = ready.pop()
+            self._connect(one)
+            connected.append(one)
+            for head in [h for h, o in self._orphans.items() if o.batch.prev_hash == one.signed.head]:
+                orphan = self._orphans.pop(head)
+                if self._extends(orphan.signed):
+                    ready.append(orphan)
+        return connected
+
+    def _connect(self, link: Link) -> None:
+        self._links[link.signed.head] = link
+        chain = self._chains[link.batch.monitor]
+        if link.batch.prev_hash == (chain[-1].signed.head if chain else GENESIS):
+            chain.append(link)
+
+    # --- equivocation
+
+    def _notice_fork(self, signed: SignedBatch) -> bool:
+        monitor, seq = signed.batch.monitor, signed.batch.seq
+        chain = self._chains[monitor]
+        if seq < len(chain) and chain[seq].signed.head != signed.head:
+            first = chain[seq].signed
+            self._record_fork(monitor, seq, Fork(first.header, first.signature, signed.header, signed.signature))
+        return seq >= self._fork_seq.get(monitor, seq + 1)
+
+    def _record_fork(self, monitor: int, seq: int, fork: Fork) -> bool:
+        if seq >= self._fork_seq.get(monitor, seq + 1):
+            return False
+        self._fork_seq[monitor] = seq
+        self.forks[monitor] = fork
+        return True
+
+    def learn_fork(self, fork: Fork) -> int | None:
+        """Take in somebody's proof. Returns the equivocating monitor when the proof holds and tells us something."""
+        if fork.header_a == fork.header_b:
+            return None
+        try:
+            a = open_header(fork.header_a, fork.signature_a, self._roster)
+            b = open_header(fork.header_b, fork.signature_b, self._roster)
+        except (WireError, VerificationError):
+            return None
+        if (a.monitor, a.seq) != (b.monitor, b.seq) or batch_head(fork.header_a) == batch_head(fork.header_b):
+            return None
+        return a.monitor if self._record_fork(a.monitor, a.seq, fork) else None
+
+    def may_reach(self, monitor: int, seq: int, certified: Tip) -> bool:
+        """Whether a free proposal may extend `monitor`'s chain to `seq`: not into a known fork."""
+        return seq <= certified.seq or seq < self._fork_seq.get(monitor, seq + 1)
+
+    # --- cuts
+
+    def newest_cut(self, certified: Cut, batches_per_cut: int) -> Cut:
+        """The furthest cut that extends `certified` by at most `batches_per_cut` batches of each monitor."""
+        return tuple(self._newest_tip(m, tip, batches_per_cut) for m, tip in enumerate(certified))
+
+    def _newest_tip(self, monitor: int, certified: Tip, batches_per_cut: int) -> Tip:
+        chain = self._chains[monitor]
+        if certified.seq >= 0 and (certified.seq >= len(chain) or chain[certified.seq].tip != certified):
+            return certified  # the quorum chose another branch than the one we saw first: a fork, so it ends here
+        last = min(len(chain) - 1, certified.seq + batches_per_cut, self._fork_seq.get(monitor, len(chain)) - 1)
+        return chain[last].tip if last > certified.seq else certified
+
+    def between(self, certified: Cut, cut: Cut) -> list[Link] | Gap:
+        """Links that `cut` adds to `certified`, ordered by (monitor, seq), or what is missing. Raises Conflict."""
+        links: list[Link] = []
+        for monitor, (old, new) in enumerate(zip(certified, cut, strict=True)):
+            if new.seq < old.seq:
+                raise Conflict
+            part: list[Link] = []
+            for link in self._backwards(new.head):
+                if (link.batch.monitor, link.batch.seq) != (monitor, new.seq - len(part)):
+                    raise Conflict
+                if link.batch.seq == old.seq:
+                    break
+                part.append(link)
+            reached = part[-1].batch.prev_hash if part else new.head
+            if new.seq - len(part) > old.seq:
+                return Gap(reached, monitor)
+            if reached != old.head:
+                raise Conflict
+            links.extend(reversed(part))
+        return links
+
+    def missing_under(self, head: bytes) -> bytes | None:
+        """Hash of the first batch missing on the way from `head` to the start of its chain; None: none is."""
+        for link in self._backwards(head):
+            if link.signed.head in self._links:
+                return None
+            head = link.batch.prev_hash
+        return head
+
+    def _backwards(self, head: bytes) -> Iterator[Link]:
+        while (link := self._links.get(head) or self._orphans.get(head)) is not None:
+            yield link
+            head = link.batch.prev_hash
+
+    def collect(self, head: bytes, above_seq: int, max_bytes: int) -> list[bytes]:
+        """Bytes of the batch `head` and those before it, newest first, within `max_bytes`."""
+        out: list[bytes] = []
+        for link in self._backwards(head):
+            max_bytes -= len(link.raw)
+            if link.batch.seq <= above_seq or max_bytes < 0:
+                break
+            out.append(link.raw)
+        return out
+
+    def stretch(self, monitor: int, above_seq: int, to_seq: int) -> list[bytes]:
+        """Bytes of the branch seen first, oldest first, numbers above_seq+1..to_seq."""
+        return [link.raw for link in self._chains[monitor][above_seq + 1 : to_seq + 1]]
+
+    def tip(self, monitor: int) -> Tip:
+        """End of the branch of `monitor` that was seen first."""
+        chain = self._chains[monitor]
+        return chain[-1].tip if chain else NOTHING
+
+    def last(self, monitor: int) -> EvidenceBatch | None:
+        """The batch at `tip(monitor)`."""
+        chain = self._chains[monitor]
+        return chain[-1].batch if chain else None

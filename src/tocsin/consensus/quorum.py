@@ -1,0 +1,60 @@
+"""Statements, votes and certificates: who leads, what is signed, and what n - f signatures on it are worth."""
+
+from __future__ import annotations
+
+from tocsin.consensus.messages import Votes
+from tocsin.model.verdict import QuorumCertificate, Roster, Statement
+from tocsin.trust.canonical import decided_bytes, statement_bytes
+from tocsin.trust.keyring import roster_hash
+from tocsin.trust.signing import HASH_BYTES, VOTE, Signer, domain_hash, verify
+
+_DECIDED = b"tocsin/1 decided"
+NO_CERTIFICATE = bytes(HASH_BYTES)  # prev_cert_hash of epoch 0
+
+
+def leader_of(roster: Roster, epoch: int, view: int) -> int:
+    """Round robin over epochs and views, so that no monitor decides for long what is proposed."""
+    return (epoch + view) % roster.n
+
+
+def statement_of(roster: Roster, votes: Votes) -> Statement:
+    """The full statement that `votes` are about."""
+    return Statement(
+        net=roster.net,
+        config_hash=roster_hash(roster),
+        epoch=votes.epoch,
+        view=votes.view,
+        phase=votes.phase,
+        prev_cert_hash=votes.prev_cert_hash,
+        cut_root=votes.cut_root,
+        posterior_root=votes.posterior_root,
+    )
+
+
+def decision_hash(statement: Statement) -> bytes:
+    """Chains decisions. Two certificates of one decision (other view, other signers) have the same."""
+    return domain_hash(_DECIDED, decided_bytes(statement))
+
+
+def sign_vote(signer: Signer, statement: Statement) -> bytes:
+    """A vote for `statement`, which names the phase: a prepare vote never counts as a commit vote."""
+    return signer.sign(VOTE, statement_bytes(statement))
+
+
+def vote_holds(roster: Roster, monitor: int, statement: Statement, signature: bytes) -> bool:
+    """Whether `signature` is `monitor`'s vote for `statement`."""
+    return 0 <= monitor < roster.n and verify(roster.keys[monitor], VOTE, statement_bytes(statement), signature)
+
+
+def certificate_of(roster: Roster, votes: Votes) -> QuorumCertificate:
+    """The self-contained form, for people and gateways."""
+    return QuorumCertificate(statement=statement_of(roster, votes), signatures=dict(votes.signatures))
+
+
+def votes_hold(roster: Roster, votes: Votes) -> bool:
+    """Whether at least n - f distinct monitors of `roster` signed the statement, and every signature counts."""
+    signers = {monitor for monitor, _ in votes.signatures}
+    if len(signers) != len(votes.signatures) or len(signers) < roster.quorum:
+        return False
+    statement = statement_of(roster, votes)
+    return all(vote_holds(roster, monitor, statement, signature) for monitor, signature in votes.signatures)

@@ -1,0 +1,1 @@
+"""Protocol Buffers schemas and the Python code generated from them (see evidence.proto for the command)."""
