@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MOST_LINES = 400
@@ -137,3 +137,15 @@ def clashing_tests(root: Path) -> list[str]:
     found = [f"{path.relative_to(root)}: tests are not a package" for path in tests if path.name == "__init__.py"]
     counts = Counter(path.name for path in tests)
     return found + [f"tests: {name} exists {count} times" for name, count in sorted(counts.items()) if count > 1]
+
+
+def unread_settings(root: Path, keys: Iterable[str]) -> list[str]:
+    """Settings that nothing outside config.py reads: a knob that turns nothing is a lie."""
+    others = [path.read_text(encoding="utf-8") for path in source_files(root) if path.name != "config.py"]
+    found: list[str] = []
+    for key in keys:
+        section, _, name = key.partition(".")
+        use = re.compile(rf"\b(?:settings|{section})\.(?:{section}\.)?{name}\b")
+        if not any(use.search(text) for text in others):
+            found.append(key)
+    return found

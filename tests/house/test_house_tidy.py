@@ -9,6 +9,8 @@ from pathlib import Path
 import house_rules
 import pytest
 
+from tocsin.config import knobs
+
 RULES: list[Callable[[Path], list[str]]] = [
     house_rules.long_files,
     house_rules.forbidden_words,
@@ -99,3 +101,14 @@ def test_a_planted_violation_is_found(
 def test_a_module_is_alive_however_it_is_mentioned(text: str, small_tree: Path):
     write(small_tree, "src/tocsin/cli.py", text)
     assert house_rules.dead_modules(small_tree) == []
+
+
+def test_every_setting_is_read(repository: Path):
+    assert house_rules.unread_settings(repository, [knob.key for knob in knobs()]) == []
+
+
+def test_a_setting_that_nobody_reads_is_found(small_tree: Path):
+    write(small_tree, "src/tocsin/bell.py", "volume = settings.bell.volume\npitch = bell.pitch_hz\n")
+    write(small_tree, "src/tocsin/config.py", "bell.colour")
+    keys = ["bell.volume", "bell.pitch_hz", "bell.pitch", "bell.colour"]
+    assert house_rules.unread_settings(small_tree, keys) == ["bell.pitch", "bell.colour"]
