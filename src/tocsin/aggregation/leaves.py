@@ -278,7 +278,8 @@ class LeafSummaries:
 
 def _column(rows: _Rows, name: str) -> F64:
     """Values of one feature, NaN where the rows do not have it."""
+    out = np.full(rows.row.shape[0], np.nan)
     for i, n in enumerate(rows.features):
         if bounded_name(n) == name:
-            return rows.values[:, i]
-    return np.full(rows.row.shape[0], np.nan, np.float64)
+            out[:] = rows.values[:, i]
+    return out

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass, field
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.errors import InputError
@@ -30,10 +31,16 @@ def vector_size(d: int) -> int:
 
 def add_actions(a: dict[str, int], b: dict[str, int], sign: int = 1) -> dict[str, int]:
     """Sum of two action counts without zeros, so that equal sums are equal dicts."""
+    if not b:
+        return a
     out = dict(a)
     for name, count in b.items():
-        out[name] = out.get(name, 0) + sign * count
-    return {name: count for name, count in out.items() if count}
+        total = out.get(name, 0) + sign * count
+        if total:
+            out[name] = total
+        else:
+            out.pop(name, None)
+    return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +73,7 @@ class Summary:
                 remedy="wait for the snapshot of the newer epoch",
             )
         counts = self.counts + other.counts if sign > 0 else self.counts - other.counts
-        if counts.size and int(np.abs(counts).max()) >= MAX_ABS:
+        if counts.max() >= MAX_ABS or counts.min() <= -MAX_ABS:
             raise InputError("a sum left the range of exact 64-bit arithmetic", remedy="open a new baseline epoch")
         return Summary(self.epoch, self.d, counts, add_actions(self.actions, other.actions, sign))
 
@@ -100,27 +107,61 @@ class Summary:
     def refuse_impossible(self) -> None:
         """Raise `InputError` unless some set of samples could have this summary, as far as single counts can tell.
 
-        A total must pass; a difference need not. Checked: no negative count, no feature counted more often than events,
+        A total must pass; a difference need not. Checked: no negative count, no pair counted more often than events,
         histograms that count what the moments count, sums within what the grid allows, variances not below zero.
         """
-        at, v = MomentLayout(self.d), self.counts
-        n = v[0]
-        pair_counts = v[at.counts : at.sums]
-        cells = v[at.size :].reshape(self.d, BINS)
-        own = np.array([at.pair(a, a) for a in range(self.d)], np.int64)
-        count, product = v[at.counts + own], v[at.products + own]
-        total = v[at.sums : at.products].reshape(self.d, self.d)
-        own_sums = (count, total.diagonal(), product)
-        problems = (
-            ("negative count", n < 0 or bool((v[: at.sums] < 0).any()) or bool((cells < 0).any())),
-            ("more samples than events", bool((pair_counts > n).any())),
-            ("histogram disagrees with count", bool((cells.sum(axis=1) != count).any())),
-            ("saturated more often than seen", bool((v[1 : at.counts] > count).any())),
-            ("sum beyond the grid", bool((np.abs(total) > count[:, None].astype(object) * Q_MAX).any())),
-            ("negative variance", any(int(n) * int(p) < int(s) ** 2 for n, s, p in zip(*own_sums, strict=True))),
-            ("negative action count", any(c < 0 for c in self.actions.values())),
-            ("too many actions", len(self.actions) > MAX_ACTIONS + 1),
-        )
-        for problem, found in problems:
-            if found:
-                raise InputError(f"impossible summary: {problem}")
+        problem = PROBLEMS[_first_problem(self.counts, self.d)]
+        if any(count < 0 for count in self.actions.values()):
+            problem = "an action counted a negative number of times"
+        if len(self.actions) > MAX_ACTIONS + 1:
+            problem = f"more than {MAX_ACTIONS} actions"
+        if problem:
+            raise InputError(f"impossible summary: {problem}")
+
+
+PROBLEMS = (
+    "",
+    "a negative count",
+    "a pair seen more often than there were events",
+    "a sum beyond the grid",
+    "a negative variance",
+    "saturated more often than seen",
+    "a histogram that disagrees with the count",
+)
+ROUNDING = 1.0 - 1e-9  # the variance is compared in doubles: a valid one must not fail for their rounding
+
+
+@njit(cache=True, nogil=True)
+def _first_problem(v: I64, d: int) -> int:
+    """Index into PROBLEMS; 0 = none."""
+    counts = 1 + d
+    sums = counts + d * (d + 1) // 2
+    products = sums + d * d
+    cells = products + d * (d + 1) // 2
+    for i in range(sums):
+        if v[i] < 0:
+            return 1
+    k = 0
+    for a in range(d):
+        own = v[counts + k]
+        total, product = v[sums + a * d + a], v[products + k]
+        for b in range(a, d):
+            n = v[counts + k]
+            if n > v[0] or n > own:
+                return 2
+            limit = max(abs(v[sums + a * d + b]), abs(v[sums + b * d + a]))
+            if (limit + Q_MAX - 1) // Q_MAX > n:
+                return 3
+            k += 1
+        if float(own) * float(product) < float(total) * float(total) * ROUNDING:
+            return 4
+        if v[1 + a] > own:
+            return 5
+        seen = 0
+        for i in range(cells + a * BINS, cells + (a + 1) * BINS):
+            if v[i] < 0:
+                return 1
+            seen += v[i]
+        if seen != own:
+            return 6
+    return 0

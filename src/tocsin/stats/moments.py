@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 from numba import njit
@@ -37,6 +36,7 @@ MISSING = -(1 << 31)
 MAX_ABS = 1 << 62
 MAX_ROWS_PER_AGENT = (1 << 31) - 1
 MAX_FEATURES = 16
+MAX_EXPONENT = 480  # variances stay within a double
 WIDEN_BITS = 2  # how far a heavy tail may coarsen the grid beyond what the centre asks for
 
 
@@ -55,8 +55,8 @@ class Grid:
     def __post_init__(self) -> None:
         if not len(self.features) == len(self.origin) == len(self.exponent) <= MAX_FEATURES:
             raise InputError(f"a grid has one origin and one exponent per feature and at most {MAX_FEATURES} features")
-        if any(abs(o) > 1 << 52 for o in self.origin) or any(abs(e) > 1000 for e in self.exponent):
-            raise InputError("a grid's origin must stay within 2**52 steps and its exponent within 1000")
+        if any(abs(o) > 1 << 52 for o in self.origin) or any(abs(e) > MAX_EXPONENT for e in self.exponent):
+            raise InputError("a grid's origin must stay within 2**52 steps and its exponent within 480")
 
     def __len__(self) -> int:
         return len(self.features)
@@ -88,13 +88,14 @@ def fit_axis(x: F64) -> tuple[int, int]:
     deviation = np.abs(x - centre)
     spread = 1.4826 * float(np.median(deviation)) or 1.2533 * float(np.mean(deviation)) or abs(centre) / 16 or 1.0
     if not math.isfinite(spread):
-        return 0, 1000
+        return 0, MAX_EXPONENT
     exponent = round(math.log2(spread)) - FRACTION_BITS
     reach = float(np.quantile(deviation, 0.999))
     exponent += sum(reach / Q_MAX > math.ldexp(1.0, exponent + k) for k in range(WIDEN_BITS))
-    floor = math.frexp(centre)[1] - 52 if centre else -1000
-    exponent = min(1000, max(exponent, floor, -1000))
-    return round(math.ldexp(centre, -exponent)), exponent
+    floor = math.frexp(centre)[1] - 52 if centre else -MAX_EXPONENT
+    exponent = min(MAX_EXPONENT, max(exponent, floor, -MAX_EXPONENT))
+    origin = round(math.ldexp(centre, -exponent)) if exponent >= floor else 0
+    return origin, exponent
 
 
 def fit_grid(features: tuple[str, ...], values: F64) -> Grid:
@@ -125,7 +126,6 @@ def quantise(grid: Grid, values: F64, columns: I64) -> I32:
     return out
 
 
-@dataclass(frozen=True, slots=True)
 class MomentLayout:
     """Where things are in the flat vector of `d` features.
 
@@ -133,29 +133,18 @@ class MomentLayout:
     with the p = d(d+1)/2 pairs a <= b in row-major order.
     """
 
-    d: int
+    __slots__ = ("counts", "d", "products", "size", "sums")
 
-    @property
-    def pairs(self) -> int:
-        return self.d * (self.d + 1) // 2
-
-    @property
-    def counts(self) -> int:
-        return 1 + self.d
-
-    @property
-    def sums(self) -> int:
-        return self.counts + self.pairs
-
-    @property
-    def products(self) -> int:
-        return self.sums + self.d * self.d
-
-    @property
-    def size(self) -> int:
-        return self.products + self.pairs
+    def __init__(self, d: int) -> None:
+        pairs = d * (d + 1) // 2
+        self.d = d
+        self.counts = 1 + d
+        self.sums = self.counts + pairs
+        self.products = self.sums + d * d
+        self.size = self.products + pairs
 
     def pair(self, a: int, b: int) -> int:
+        """Number of a pair, in either order."""
         a, b = min(a, b), max(a, b)
         return a * self.d - a * (a - 1) // 2 + b - a
 
@@ -167,29 +156,31 @@ def accumulate_moments(q: I32, row: I64, moments: I64) -> None:
     counts = 1 + d
     sums = counts + d * (d + 1) // 2
     products = sums + d * d
+    x = np.zeros(d, np.int64)
+    has = np.zeros(d, np.int64)
     for i in range(q.shape[0]):
         m = moments[row[i]]
         m[0] += 1
+        complete = True
+        for a in range(d):
+            present = q[i, a] != MISSING
+            complete = complete and present
+            has[a] = 1 if present else 0
+            x[a] = q[i, a] if present else 0
+            m[1 + a] += 1 if abs(x[a]) == Q_MAX else 0
         k = 0
         for a in range(d):
-            qa = np.int64(q[i, a])
-            if qa == MISSING:
-                k += d - a
-                continue
-            if qa == Q_MAX or qa == -Q_MAX:
-                m[1 + a] += 1
-            m[counts + k] += 1
-            m[sums + a * d + a] += qa
-            m[products + k] += qa * qa
-            for b in range(a + 1, d):
-                k += 1
-                qb = np.int64(q[i, b])
-                if qb != MISSING:
-                    m[counts + k] += 1
-                    m[sums + a * d + b] += qa
-                    m[sums + b * d + a] += qb
-                    m[products + k] += qa * qb
-            k += 1
+            for b in range(d):
+                m[sums + a * d + b] += x[a] * has[b]
+            if complete:
+                for b in range(d - a):
+                    m[counts + k + b] += 1
+            else:
+                for b in range(d - a):
+                    m[counts + k + b] += has[a] * has[a + b]
+            for b in range(d - a):
+                m[products + k + b] += x[a] * x[a + b]
+            k += d - a
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,16 +211,17 @@ class Moments:
         k = at.pair(a, b)
         return int(v[at.counts + k]), int(v[at.sums + a * d + b]), int(v[at.sums + b * d + a]), int(v[at.products + k])
 
-    def covariance_q(self, a: int, b: int) -> Fraction:
-        """Unbiased covariance in squared grid steps, exactly, over the rows that have both; 0 below two rows."""
+    def covariance_q(self, a: int, b: int) -> tuple[int, int]:
+        """Unbiased covariance in squared grid steps over the rows that have both, exactly: (numerator, denominator)."""
         n, sa, sb, sab = self._pair(a, b)
-        return Fraction(n * sab - sa * sb, n * (n - 1)) if n > 1 else Fraction(0)
+        return (n * sab - sa * sb, n * (n - 1)) if n > 1 else (0, 1)
 
     def feature(self, a: int) -> FeatureMoments:
         n, total, _, _ = self._pair(a, a)
-        step = Fraction(2) ** self.grid.exponent[a]
-        mean = float((self.grid.origin[a] + Fraction(total, n)) * step) if n else 0.0
-        return FeatureMoments(n, mean, float(self.covariance_q(a, a) * step * step), int(self.vector[1 + a]))
+        exponent = self.grid.exponent[a]
+        mean = math.ldexp((self.grid.origin[a] * n + total) / n, exponent) if n else 0.0
+        top, bottom = self.covariance_q(a, a)
+        return FeatureMoments(n, mean, math.ldexp(top / bottom, 2 * exponent), int(self.vector[1 + a]))
 
     def correlation(self) -> tuple[tuple[float, ...], ...]:
         """(d, d) Pearson correlations; where values are missing, pairwise covariance over available-case variances."""
@@ -238,8 +230,8 @@ class Moments:
         rows = [[1.0] * d for _ in range(d)]
         for a in range(d):
             for b in range(a + 1, d):
-                scale = variance[a] * variance[b]
-                c = self.covariance_q(a, b)
-                r = math.copysign(math.sqrt(min(1.0, float(c * c / scale))), float(c)) if scale else 0.0
-                rows[a][b] = rows[b][a] = r
+                (c, n), (va, na), (vb, nb) = self.covariance_q(a, b), variance[a], variance[b]
+                top, bottom = c * c * na * nb, n * n * va * vb
+                r = math.sqrt(1.0 if top >= bottom else top / bottom) if bottom else 0.0
+                rows[a][b] = rows[b][a] = r if c > 0 else -r
         return tuple(tuple(row) for row in rows)

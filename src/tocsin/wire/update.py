@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from tocsin.errors import InputError, TooLarge, WireError
 from tocsin.stats.histogram import BINS
-from tocsin.stats.moments import MAX_ABS, MAX_FEATURES, Grid, MomentLayout
+from tocsin.stats.moments import MAX_ABS, MAX_EXPONENT, MAX_FEATURES, Grid, MomentLayout
 
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
@@ -70,20 +70,25 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     actions: dict[str, int]
 
 
-def _predict(counts: I64, d: int, sign: int) -> I64:
-    """Subtract (sign -1) or add back (sign +1) what the layout predicts; exact inverses of each other."""
-    out = counts.copy()
-    if d < 2:
-        return out
-    at = MomentLayout(d)
-    a, b = np.triu_indices(d)
-    off = a != b
-    pair = out[at.counts : at.sums]  # view
-    sums = out[at.sums : at.products].reshape(d, d)  # view
-    own = pair[~off].copy()  # diagonals are sent as they are
-    pair[off] += sign * np.minimum(own[a[off]], own[b[off]])
-    sums += sign * (sums.diagonal().copy()[:, None] * (1 - np.eye(d, dtype=np.int64)))
-    return out
+@njit(cache=True, nogil=True)
+def _predict(values: I64, d: int, sign: int) -> None:
+    """Subtract (sign -1) or add back (sign +1) what the layout predicts, in place; exact inverses of each other.
+
+    Diagonal entries stay as they are, so both directions predict from the same numbers.
+    """
+    counts = 1 + d
+    sums = counts + d * (d + 1) // 2
+    k = 0
+    for a in range(d):
+        own_a = values[counts + k]
+        j = k
+        for b in range(a + 1, d):
+            j += d - b + 1  # the pair (b, b)
+            values[counts + k + b - a] += sign * min(own_a, values[counts + j])
+        for b in range(d):
+            if b != a:
+                values[sums + a * d + b] += sign * values[sums + a * d + a]
+        k += d - a
 
 
 @njit(cache=True, nogil=True)
@@ -217,7 +222,8 @@ class _Reader:
 
 def encode(update: Update) -> list[bytes]:
     """One packet, or as many parts as it takes, each at most `PACKET_BYTES`. Raises `InputError` if unfit."""
-    values = _predict(update.counts, update.d, -1)
+    values = update.counts.copy()
+    _predict(values, update.d, -1)
     names = sorted(update.actions)
     pieces: list[tuple[int, int, bytes, bytes]] = []
     out = np.empty(PACKET_BYTES, np.uint8)
@@ -295,9 +301,10 @@ def join(packets: Sequence[Packet]) -> Update:
     residual = np.concatenate([p.residual for p in packets])
     if int(residual.max()) >= MAX_ABS >> 1 or int(residual.min()) <= -(MAX_ABS >> 1):
         raise WireError("update holds a number beyond exact 64-bit arithmetic")
+    _predict(residual, first.d, 1)
     return Update(
         kind=first.kind, source=first.source, level=first.level, epoch=first.epoch, seq=first.seq,
-        as_of_ms=first.as_of_ms, agents=first.agents, d=first.d, counts=_predict(residual, first.d, 1), actions=actions,
+        as_of_ms=first.as_of_ms, agents=first.agents, d=first.d, counts=residual, actions=actions,
     )  # fmt: skip
 
 
@@ -315,7 +322,7 @@ def decode_grid(raw: bytes) -> tuple[int, Grid]:
         raise WireError("not a grid of version 1")
     r = _Reader(raw, 3)
     epoch, d = r.uint(1 << 31), r.uint(MAX_FEATURES)
-    rows = [(r.text(), r.sint(1 << 52), r.sint(1000)) for _ in range(d)]
+    rows = [(r.text(), r.sint(1 << 52), r.sint(MAX_EXPONENT)) for _ in range(d)]
     r.end()
     names = tuple(n for n, _, _ in rows)
     if len(set(names)) != d:
