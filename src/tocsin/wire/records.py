@@ -26,6 +26,7 @@ from tocsin.errors import InputError
 from tocsin.model.events import Effect, EventBatch, Kind
 
 MAX_TEXT = 256
+MAX_SECONDS = 9e9  # the year 2255; nanoseconds still fit 64 bits
 KINDS = {"call": Kind.CALL, "final": Kind.FINAL, "chat": Kind.CHAT, "metric": Kind.METRIC}
 EFFECTS = {"": Effect.UNKNOWN, "read": Effect.READ, "write": Effect.WRITE, "egress": Effect.EGRESS, "final": Effect.FINAL}
 RESERVED = frozenset(("action", "effect", "kind", "session", "t", "group", "context", "agent_id"))
@@ -50,8 +51,8 @@ def hash64(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def batch_from_records(records: Sequence[tuple[str, Mapping[str, Any]]], *, offset: int, phase: int) -> EventBatch:
-    """Columns from (agent_id, record) pairs, in order.
+def batch_from_records(records: Sequence[tuple[str, Mapping[str, Any]]], *, offset: int, phases: Sequence[int]) -> EventBatch:
+    """Columns from (agent_id, record) pairs, in order; `phases` gives each row's `Phase`.
 
     Raises:
         InputError: a name is empty or too long, a value is neither number nor known key, a number is infinite.
@@ -69,7 +70,7 @@ def batch_from_records(records: Sequence[tuple[str, Mapping[str, Any]]], *, offs
         action = record.get("action")
         kind = record.get("kind", "metric" if action is None else "call")
         ints[0, row] = agents.code(_text("agent_id", agent_id))
-        ints[1, row] = round(_number("t", record.get("t", offset + row)) * 1e9)
+        ints[1, row] = _nanoseconds(record.get("t", offset + row))
         ints[2, row] = hash64(f"session {record.get('session', agent_id)}")
         ints[3, row] = _choice("kind", kind, KINDS)
         ints[4, row] = -1 if action is None else actions.code(_text("action", action))
@@ -86,7 +87,7 @@ def batch_from_records(records: Sequence[tuple[str, Mapping[str, Any]]], *, offs
         agent=ints[0].astype(np.int32),
         t_ns=ints[1].copy(),
         session=ints[2].copy(),
-        phase=np.full(n, phase, np.int8),
+        phase=np.array(phases, np.int8),
         kind=ints[3].astype(np.int8),
         actions=actions.strings,
         action=ints[4].astype(np.int32),
@@ -109,9 +110,15 @@ def _text(what: str, value: Any) -> str:
 
 
 def _choice(what: str, value: Any, known: Mapping[str, int]) -> int:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise InputError(f"{what} {value!r:.80} is not known", remedy="use one of: " + ", ".join(k for k in known if k))
     return known[value]
+
+
+def _nanoseconds(seconds: Any) -> int:
+    if abs(value := _number("t", seconds)) > MAX_SECONDS:
+        raise InputError(f"t = {value:g} seconds is not a time", remedy="give seconds since 1970")
+    return round(value * 1e9)
 
 
 def _number(what: str, value: Any) -> float:

@@ -1,0 +1,69 @@
+"""The data directory: one user at a time, keys that stay, settings that certificates bind."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from tocsin.errors import ConfigError, StorageCorrupt, StorageError
+from tocsin.runtime.datadir import open_datadir, read_roster, write_durably
+
+SETTINGS = {"monitors": 4, "alpha_ppm": 10_000, "prior_ppm": 10_000}
+
+
+def test_keys_and_roster_survive_a_restart_and_are_private(tmp_path):
+    first = open_datadir(tmp_path / "d", **SETTINGS)
+    first.close()
+    again = open_datadir(tmp_path / "d", **SETTINGS)
+    assert again.roster == first.roster == read_roster(tmp_path / "d")
+    assert tuple(s.public_key for s in again.signers) == again.roster.keys
+    for key in (tmp_path / "d" / "keys").iterdir():
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    again.close()
+
+
+def test_a_second_user_is_refused_until_the_first_leaves(tmp_path):
+    first = open_datadir(tmp_path, **SETTINGS)
+    with pytest.raises(StorageError, match="another tocsin"):
+        open_datadir(tmp_path, **SETTINGS)
+    first.close()
+    open_datadir(tmp_path, **SETTINGS).close()
+
+
+@pytest.mark.parametrize("change", [{"monitors": 7}, {"alpha_ppm": 5}, {"prior_ppm": 5}])
+def test_settings_that_certificates_bind_cannot_change(tmp_path, change):
+    open_datadir(tmp_path, **SETTINGS).close()
+    with pytest.raises(ConfigError, match="4 monitors"):
+        open_datadir(tmp_path, **{**SETTINGS, **change})
+    open_datadir(tmp_path, **SETTINGS).close()  # and the lock was released
+
+
+def test_a_swapped_key_is_noticed(tmp_path):
+    open_datadir(tmp_path, **SETTINGS).close()
+    (tmp_path / "keys" / "monitor-2.seed").write_bytes(bytes(32))
+    with pytest.raises(StorageCorrupt, match="keys"):
+        open_datadir(tmp_path, **SETTINGS)
+
+
+def test_a_place_that_cannot_hold_a_directory_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write"):
+        open_datadir(tmp_path / "file" / "d", **SETTINGS)
+
+
+def test_roster_of_nothing_and_of_nonsense(tmp_path):
+    with pytest.raises(StorageError, match="cannot read"):
+        read_roster(tmp_path)
+    (tmp_path / "roster.json").write_text("{]")
+    with pytest.raises(StorageCorrupt, match="not JSON"):
+        read_roster(tmp_path)
+
+
+def test_durable_writes_replace_whole_files(tmp_path):
+    target = tmp_path / "f"
+    write_durably(target, b"one")
+    write_durably(target, b"two", 0o600)
+    assert target.read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["f"]
