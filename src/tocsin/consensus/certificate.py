@@ -1,0 +1,67 @@
+"""Checking a verdict offline, with nothing but the roster: for gateways, auditors and `tocsin verify`."""
+
+from __future__ import annotations
+
+from tocsin.consensus.quorum import vote_holds
+from tocsin.errors import VerificationError
+from tocsin.model.verdict import QuorumCertificate, Roster, Verdict
+from tocsin.trust.canonical import entry_bytes
+from tocsin.trust.keyring import roster_hash
+from tocsin.trust.merkle import verify_proof
+
+COMPROMISED = "compromised"
+CLEARED = "cleared"
+
+
+def _demand(condition: bool, cause: str, remedy: str = "do not act on this certificate") -> None:
+    if not condition:
+        raise VerificationError(cause, remedy=remedy)
+
+
+def verify_certificate(certificate: QuorumCertificate, roster: Roster) -> None:
+    """Check that n - f distinct monitors of `roster` committed to the statement. Raises VerificationError.
+
+    Every signature must hold: an extra one that does not is a sign of tampering, not something to skip.
+    """
+    statement = certificate.statement
+    expected = roster_hash(roster)
+    _demand(
+        statement.net == roster.net and statement.config_hash == expected,
+        "the certificate was made under another roster",
+        "get the roster from whoever runs the monitors, not from the certificate",
+    )
+    _demand(statement.phase == "C", "the certificate is not of the commit phase")
+    signers = certificate.signatures
+    _demand(
+        len(signers) >= roster.quorum, f"{len(signers)} monitors signed; {roster.quorum} of {roster.n} must", "wait for more"
+    )
+    for monitor, signature in sorted(signers.items()):
+        _demand(0 <= monitor < roster.n, f"monitor {monitor} is not in the roster")
+        _demand(vote_holds(roster, monitor, statement, signature), f"the signature of monitor {monitor} does not hold")
+
+
+def verify_verdict(verdict: Verdict, roster: Roster, *, pinned_roster_hash: bytes | None = None) -> None:
+    """Check everything a verdict claims against `roster`. Raises VerificationError naming what does not hold.
+
+    Pass `pinned_roster_hash` when the roster itself came with the verdict: its keys prove nothing by themselves.
+    Not signed, and so not checked: `decided_ms`, `verdict_id`, `dissent`, `reasons`; `confidence` only restates
+    `entry.log_odds_q32`.
+    """
+    if pinned_roster_hash is not None:
+        _demand(
+            pinned_roster_hash == roster_hash(roster),
+            "the roster is not the pinned one",
+            "compare the roster hash with whoever runs the monitors",
+        )
+    _demand(not verdict.provisional, "the verdict is provisional: no quorum stands behind it", "wait for the certified one")
+    verify_certificate(verdict.certificate, roster)
+    statement, entry = verdict.certificate.statement, verdict.entry
+    _demand(verdict.epoch == statement.epoch, "the verdict's epoch is not the certified one")
+    _demand(verdict.agent_id == entry.agent_id, "the verdict is about another agent than its entry")
+    _demand(
+        verdict.decision == (COMPROMISED if entry.flagged else CLEARED), "the decision is not what the entry says"
+    )
+    _demand(
+        verify_proof(statement.posterior_root, entry_bytes(entry), verdict.proof_index, verdict.proof),
+        "the entry is not under the certified posterior root",
+    )

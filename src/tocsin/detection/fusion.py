@@ -1,0 +1,257 @@
+"""What a fleet's monitors together believe about every agent, with up to f of them lying. Integers only.
+
+Per agent, from each monitor m: L_m, its clipped sum of log Bayes factors, and E_m, its latest log e-value; a monitor
+that said nothing counts as 0 for both. Over the n monitors:
+
+* log_e is the log of the mean of all but the f largest e-values: an e-value under any dependence between monitors,
+  because what remains is dominated by honest ones (partial conjunction; Vovk & Wang 2021). One liar owns a plain mean.
+* log_odds is the prior plus the trimmed mean of L without its f largest and f smallest (Yin et al. 2018).
+* An agent is flagged when e-BH over the fleet at level alpha rejects its null hypothesis (Wang & Ramdas 2022).
+
+Every replica folds the same batches, so every replica gets the same entries and the same Merkle root.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from tocsin.errors import VerificationError, WireError
+from tocsin.model.evidence import Q32, Evidence, EvidenceBatch
+from tocsin.model.posterior import FoldResult, Inclusion, Preview
+from tocsin.model.verdict import PosteriorEntry, Roster
+from tocsin.stats.fdr import e_bh_threshold_q32
+from tocsin.stats.fixedpoint import log_mean_exp_q32
+from tocsin.stats.logodds import clip_q32, log_odds_of_ppm, logistic
+from tocsin.trust.canonical import entry_bytes
+from tocsin.trust.merkle import MerkleTree, leaf_hash
+from tocsin.wire.evidence import verify_evidence
+
+DEFAULT_PRIOR_PPM = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """What the monitors said about one agent. Tuples are per monitor; last_seq -1 = said nothing."""
+
+    log_bf: tuple[int, ...]
+    log_e: tuple[int, ...]
+    last_seq: tuple[int, ...]
+
+    def with_evidence(self, item: Evidence) -> _Statements:
+        m = item.monitor
+        return _Statements(
+            (*self.log_bf[:m], self.log_bf[m] + item.log_bf_q32, *self.log_bf[m + 1 :]),
+            (*self.log_e[:m], item.log_e_q32, *self.log_e[m + 1 :]),
+            (*self.last_seq[:m], item.last_seq, *self.last_seq[m + 1 :]),
+        )
+
+
+def trimmed_mean(values: Sequence[int], f: int) -> int:
+    """Mean, rounded down, of `values` without the f largest and f smallest; at least one must remain."""
+    kept = sorted(values)[f : len(values) - f]
+    return sum(kept) // len(kept)
+
+
+def robust_log_e(values: Sequence[int], f: int) -> int:
+    """Log of the mean of exp(values) without the f largest."""
+    return log_mean_exp_q32(sorted(values)[: len(values) - f])
+
+
+@dataclass(slots=True)
+class _State:
+    """The agreed state after some batches. Replaced, never changed, once it is previewed."""
+
+    statements: dict[str, _Statements] = field(default_factory=dict[str, _Statements])
+    entries: dict[str, PosteriorEntry] = field(default_factory=dict[str, PosteriorEntry])
+    names: list[str] = field(default_factory=list[str])  # sorted; the index is the leaf
+    position: dict[str, int] = field(default_factory=dict[str, int])
+    leaves: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    tree: MerkleTree = field(default_factory=lambda: MerkleTree(()))
+    declared: tuple[int, ...] = ()  # latest fleet size each monitor declared
+    corroborated: int = 0  # agents that more than f monitors spoke about
+    fleet_size: int = 1
+
+
+class FleetPosterior:
+    """The fold that monitors agree on (consensus/fold.py). Cost of a fold: linear in agents, small where nothing changed."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._n, self._f = roster.n, roster.f
+        self._alpha_ppm = roster.alpha_ppm
+        self._prior_q32 = log_odds_of_ppm(roster.prior_ppm)
+        self._silent = _Statements((0,) * roster.n, (0,) * roster.n, (-1,) * roster.n)
+        self._state = _State(declared=(0,) * roster.n)
+
+    @property
+    def root(self) -> bytes:
+        """Root over the committed entries."""
+        return self._state.tree.root
+
+    @property
+    def entries(self) -> dict[str, PosteriorEntry]:
+        """Committed entries by agent; not to be changed."""
+        return self._state.entries
+
+    def preview(self, batches: Sequence[EvidenceBatch]) -> Preview:
+        """See consensus/fold.py. The handle is the new state beside the one it came from."""
+        state = self._next(batches)
+        return Preview(root=state.tree.root, handle=(self._state, state))
+
+    def commit(self, handle: object) -> FoldResult:
+        """See consensus/fold.py. Raises ValueError for a preview of another state."""
+        if not isinstance(handle, tuple) or handle[0] is not self._state:
+            raise ValueError("the preview is not of the current state")
+        before, after = self._state, handle[1]
+        assert isinstance(after, _State)
+        self._state = after
+        changed = [
+            entry
+            for name, entry in after.entries.items()
+            if entry.flagged != (name in before.entries and before.entries[name].flagged)
+        ]
+        changed.sort(key=lambda entry: entry.agent_id.encode())
+        proofs: list[Inclusion] = []
+        for entry in changed:
+            index = after.position[entry.agent_id]
+            proofs.append((index, after.tree.proof(index)))
+        dissent = {m for entry in changed for m in self._dissenting(after.statements[entry.agent_id], entry.flagged)}
+        return FoldResult(changed=tuple(changed), proofs=tuple(proofs), dissent=tuple(sorted(dissent)))
+
+    # --- one fold
+
+    def _next(self, batches: Sequence[EvidenceBatch]) -> _State:
+        old = self._state
+        statements = dict(old.statements)
+        declared = list(old.declared)
+        touched: set[str] = set()
+        for batch in batches:
+            if batch.fleet_size:
+                declared[batch.monitor] = batch.fleet_size
+            for item in batch.items:
+                known = statements.get(item.agent_id, self._silent)
+                # Windows of one monitor follow one another: what it states twice counts once.
+                if item.first_seq > known.last_seq[item.monitor]:
+                    statements[item.agent_id] = known.with_evidence(item)
+                    touched.add(item.agent_id)
+        corroborated = old.corroborated + sum(
+            self._corroborated(statements[name]) - self._corroborated(old.statements.get(name, self._silent))
+            for name in touched
+        )
+        # An honest monitor vouches for the (f+1)-th largest declaration or a smaller one, and for every corroborated agent.
+        fleet_size = max(1, corroborated, sorted(declared, reverse=True)[self._f])
+        state = replace(
+            old, statements=statements, declared=tuple(declared), corroborated=corroborated, fleet_size=fleet_size
+        )
+        self._decide(old, state, touched)
+        return state
+
+    def _corroborated(self, said: _Statements) -> bool:
+        return sum(seq >= 0 for seq in said.last_seq) > self._f
+
+    def _decide(self, old: _State, state: _State, touched: set[str]) -> None:
+        """Fill in entries, leaves and tree; only what differs from `old` is made anew."""
+        log_es = {name: entry.log_e_q32 for name, entry in old.entries.items()}
+        for name in touched:
+            log_es[name] = robust_log_e(state.statements[name].log_e, self._f)
+        threshold = e_bh_threshold_q32(log_es.values(), state.fleet_size, self._alpha_ppm)
+        entries = dict(old.entries)
+        for name, log_e in log_es.items():
+            flagged = threshold is not None and log_e >= threshold
+            before = old.entries.get(name)
+            if name in touched:
+                entries[name] = self._entry(state, name, log_e, flagged)
+            elif before is not None and (before.flagged, before.fleet_size) != (flagged, state.fleet_size):
+                entries[name] = self._entry(state, name, log_e, flagged)
+        state.entries = entries
+        changed = {name: leaf_hash(entry_bytes(e)) for name, e in entries.items() if e is not old.entries.get(name)}
+        state.leaves = {**old.leaves, **changed}
+        if len(entries) == len(old.entries):
+            state.tree = old.tree.replaced({old.position[name]: leaf for name, leaf in changed.items()})
+        else:
+            state.names = sorted(entries)
+            state.position = {name: i for i, name in enumerate(state.names)}
+            state.tree = MerkleTree(state.leaves[name] for name in state.names)
+
+    def _entry(self, state: _State, name: str, log_e: int, flagged: bool) -> PosteriorEntry:
+        said = state.statements[name]
+        sums = [clip_q32(total) for total in said.log_bf]
+        return PosteriorEntry(
+            agent_id=name,
+            log_odds_q32=self._prior_q32 + trimmed_mean(sums, self._f),
+            log_e_q32=log_e,
+            last_seq=sorted(said.last_seq, reverse=True)[self._f],
+            flagged=flagged,
+            alpha_ppm=self._alpha_ppm,
+            fleet_size=state.fleet_size,
+        )
+
+    def _dissenting(self, said: _Statements, flagged: bool) -> list[int]:
+        """Monitors that spoke, but more than one nat outside what was kept, or against the decision."""
+        sums = [clip_q32(total) for total in said.log_bf]
+        kept = sorted(sums)[self._f : self._n - self._f]
+        return [
+            m
+            for m, total in enumerate(sums)
+            if said.last_seq[m] >= 0
+            and (not kept[0] - Q32 <= total <= kept[-1] + Q32 or (flagged and total <= 0 and said.log_e[m] <= 0))
+        ]
+
+
+# --- the same rule for one caller's own pile of evidence
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceReport:
+    """`confidence` that at least one agent is compromised; what it rests on; dropped evidence by reason."""
+
+    confidence: float
+    used: int
+    dropped: dict[str, int]
+
+
+def confidence_report(evidence: Sequence[Evidence], roster: Roster | None = None) -> ConfidenceReport:
+    """Weigh `evidence` by the posterior rule: deduplicated, clipped, trimmed against lying monitors, added exactly.
+
+    With a roster, every item's attestation must hold, and monitors that said nothing count as neutral. Without one, the
+    monitors that occur are all there are and nothing is verified. Over several agents the result is the probability
+    that at least one is compromised, *assuming they are independent*. Does not depend on the order of `evidence`.
+    """
+    dropped: Counter[str] = Counter()
+    kept: dict[tuple[int, str, int, int], Evidence] = {}
+    for item in sorted(evidence, key=lambda item: (item.log_bf_q32, item.log_e_q32)):
+        reason = _why_not(item, roster)
+        key = (item.monitor, item.agent_id, item.first_seq, item.last_seq)
+        if reason is None and key in kept:
+            reason = "duplicate"
+        if reason is None:
+            kept[key] = item
+        else:
+            dropped[reason] += 1
+    monitors = range(roster.n) if roster else sorted({item.monitor for item in kept.values()})
+    f = roster.f if roster else (len(monitors) - 1) // 3
+    prior_q32 = log_odds_of_ppm(roster.prior_ppm if roster else DEFAULT_PRIOR_PPM)
+    totals: dict[str, Counter[int]] = {}  # agent -> monitor -> sum
+    for item in kept.values():
+        totals.setdefault(item.agent_id, Counter())[item.monitor] += item.log_bf_q32
+    none_compromised = 1.0
+    for _, total in sorted(totals.items()):
+        sums = [clip_q32(total[monitor]) for monitor in monitors]
+        none_compromised *= logistic(-(prior_q32 + trimmed_mean(sums, f)))
+    return ConfidenceReport(1.0 - none_compromised, len(kept), dict(dropped))
+
+
+def _why_not(item: Evidence, roster: Roster | None) -> str | None:
+    if roster is None:
+        return None
+    try:
+        verify_evidence(item, roster)
+    except (VerificationError, WireError):
+        return "not attested"
+    return None
+
+
+def global_compromise_confidence(evidence: Sequence[Evidence], roster: Roster | None = None) -> float:
+    """Probability that at least one agent `evidence` speaks about is compromised. See `confidence_report`."""
+    return confidence_report(evidence, roster).confidence
