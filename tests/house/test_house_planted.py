@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -114,8 +115,19 @@ def test_import_linter_keeps_the_layers(tree: Path, path: str, code: str, contra
     assert contract in output
 
 
+def contracts_of(repository: Path) -> list[dict[str, list[str]]]:
+    settings = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+    return settings["tool"]["importlinter"]["contracts"]
+
+
+def test_the_drawn_layers_are_the_checked_ones(repository: Path):
+    drawing = (repository / "docs/decisions/0001-layout-and-layers.md").read_text(encoding="utf-8")
+    layers = [re.sub(r"[()]", "", line) for line in contracts_of(repository)[0]["layers"]]
+    assert "\n".join(f"    {line}" for line in layers) in drawing
+
+
 def test_no_room_below_monitor_is_left_out_of_the_contract(repository: Path):
-    contracts = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contracts = contracts_of(repository)
     layers = [name.strip(" ()") for line in contracts[0]["layers"] for name in line.split("|")]
     inner = layers[layers.index("monitor") :]
     package = repository / "src" / "tocsin"
