@@ -1,0 +1,1 @@
+"""Telemetry in: decoded, attributed to agents, admitted."""

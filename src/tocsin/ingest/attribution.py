@@ -1,0 +1,267 @@
+"""Spans to rows of behaviour: which agent did what, in which session.
+
+An agent is, first that is there: `tocsin.agent.id`; `gen_ai.agent.id`; environment, namespace, service and agent name;
+the name of the trace's root span. `service.instance.id` never counts: it is new with every start. A span without a name
+of its own belongs to the nearest agent above it, and waits in memory until that one is known: what waits is not yet
+durable, although its request has been answered. The bound on its age is what a crash of the receiver can lose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from tocsin.ingest import names
+from tocsin.ingest.catalogue import EFFECTS, effect_of
+from tocsin.ingest.rows import BatchBuilder, Row, bounded, number
+from tocsin.ingest.sessions import Sessions, output_length, plain_text, structure
+from tocsin.ingest.traces import Link, Trace, TraceBuffer
+from tocsin.model.events import Effect, EventBatch, Kind
+from tocsin.wire.otlp import SpanColumns
+
+IGNORED = "not_behaviour"  # spans of HTTP calls, chains, retrievers: nothing an agent did by itself
+UNATTRIBUTED = "unattributed"
+TWICE = "told_twice"  # an MCP call that an outer tool span has told already
+MAX_METRIC_NAME = 64
+MAX_METRICS_PER_SPAN = 64
+FINAL_ACTION = "_final"
+_NAN = float("nan")
+_KINDS = {"execute_tool": Kind.CALL, "chat": Kind.CHAT, "invoke_agent": Kind.FINAL}
+_METRIC = names.METRIC_PREFIX
+
+
+class _Resource:
+    """What a resource says about all its spans."""
+
+    __slots__ = ("agent", "context", "group", "service")
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        self.agent = bounded(names.text(attributes, names.AGENT_EXPLICIT) or names.text(attributes, names.AGENT_ID))
+        service = names.text(attributes, names.SERVICE)
+        namespace = names.text(attributes, names.NAMESPACE)
+        environment = names.text(attributes, names.ENVIRONMENT)
+        # SDKs fill in 'unknown_service...' where nobody said: that is no name.
+        known = bool(service) and not service.startswith("unknown_service")
+        self.service = _joined(environment, namespace, service) if known else ""
+        role = names.text(attributes, names.ROLE)
+        self.group = bounded(role or (_joined(namespace, service) if known else namespace))
+        self.context = bounded(names.text(attributes, names.CONTEXT))
+
+
+class Attributor:
+    """Stateful over requests; one caller at a time. `counts` says what became no row, by reason."""
+
+    def __init__(self, salt: bytes = b"", buffer: TraceBuffer | None = None) -> None:
+        self._buffer = buffer if buffer is not None else TraceBuffer()
+        self._sessions = Sessions(salt)
+        self._builder = BatchBuilder()
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for the spans above them."""
+        return self._buffer.waiting
+
+    def attribute(self, spans: SpanColumns, now_ns: int) -> EventBatch:
+        """Rows that are ready: of these spans, and of earlier ones that waited for them, by time of their end.
+
+        `now_ns` is the receiver's clock; offsets and phases are admission's to set.
+        """
+        resources = [_Resource(attributes) for attributes in spans.resources]
+        ready: list[Row] = []
+        touched: dict[int, Trace] = {}
+        for i in range(len(spans)):
+            attributes = spans.attributes[i]
+            trace_id, span_id = spans.trace_id[i], spans.span_id[i]
+            resource = resources[spans.resource[i]]
+            operation = names.operation(attributes, spans.name[i])
+            link = _link(attributes, resource, operation, spans.parent_id[i], spans.name[i])
+            trace = self._buffer.add(trace_id, span_id, link, now_ns)
+            if link.agent or not link.parent:
+                touched[id(trace)] = trace
+            row = self._row(spans, i, resource, operation, trace)
+            if row is None:
+                self.counts[IGNORED] += 1
+            elif link.agent and not row.mcp:
+                ready.append(self._settled(row, link.agent, trace, trace_id, span_id))
+            else:
+                row.agent = link.agent
+                self._buffer.wait(trace, span_id, (trace_id, row))
+                touched[id(trace)] = trace
+        for trace in touched.values():
+            for span_id, (trace_id, row) in self._buffer.resolved(trace):
+                self._release(row, trace, trace_id, span_id, ready)
+        self._expire(now_ns, ready)
+        ready.sort(key=lambda row: row.t_ns)
+        return self._builder.build(ready)
+
+    def sweep(self, now_ns: int) -> EventBatch:
+        """Rows that have waited too long; to be called now and then, as a silent fleet brings no requests."""
+        ready: list[Row] = []
+        self._expire(now_ns, ready)
+        ready.sort(key=lambda row: row.t_ns)
+        return self._builder.build(ready)
+
+    def _expire(self, now_ns: int, ready: list[Row]) -> None:
+        for trace in self._buffer.expired(now_ns):
+            for span_id, (trace_id, row) in trace.waiting.items():
+                self._release(row, trace, trace_id, span_id, ready)
+
+    def _release(self, row: Row, trace: Trace, trace_id: bytes, span_id: bytes, ready: list[Row]) -> None:
+        agent = row.agent or trace.agent(span_id) or row.fallback
+        if row.mcp and trace.within_call(span_id, row.action):
+            self.counts[TWICE] += 1
+        elif not agent:
+            self.counts[UNATTRIBUTED] += 1
+        else:
+            ready.append(self._settled(row, agent, trace, trace_id, span_id))
+
+    def _settled(self, row: Row, agent: str, trace: Trace, trace_id: bytes, span_id: bytes) -> Row:
+        """The row with its agent, its session and the words of the session's request."""
+        conversation = trace.session(span_id)
+        if not conversation:
+            trace.begun_unnamed = True
+        row.agent = agent
+        row.session = _hash(b"c" + conversation.encode("utf-8", "replace") if conversation else b"t" + trace_id)
+        row.words = self._sessions.words(conversation or trace_id)
+        return row
+
+    def _row(self, spans: SpanColumns, i: int, resource: _Resource, operation: str, trace: Trace) -> Row | None:
+        attributes = spans.attributes[i]
+        metrics = _metrics(attributes)
+        kind = _KINDS.get(operation, Kind.METRIC)
+        key = trace.conversation or spans.trace_id[i]
+        signature = attributes.get("tocsin.prompt.signature")
+        if isinstance(signature, str):
+            self._sessions.signature(key, signature)
+        elif (raw := names.first(attributes, names.RAW_INPUT)) is not None:
+            self._sessions.messages(key, raw)
+        if kind == Kind.METRIC and metrics is None:
+            return None
+        error = spans.error[i] or _failed(attributes)
+        duration_ms = max(0, spans.end_ns[i] - spans.start_ns[i]) / 1e6
+        values = [duration_ms, _NAN, _NAN, 1.0 if error else 0.0, _NAN, _NAN, _NAN]
+        action, effect, arguments = "", Effect.UNKNOWN, ""
+        if kind == Kind.CALL:
+            action = _tool(attributes, spans.name[i])
+            effect = _effect(attributes, action)
+            arguments = self._arguments(attributes, key, action, values)
+        elif kind == Kind.CHAT:
+            # Only here: an agent span repeats the sum of its model calls.
+            values[1] = number(names.first(attributes, names.INPUT_TOKENS))
+            values[2] = number(names.first(attributes, names.OUTPUT_TOKENS))
+        elif kind == Kind.FINAL:
+            action, effect = FINAL_ACTION, Effect.FINAL
+        if kind in (Kind.CHAT, Kind.FINAL) and (length := output_length(attributes)) is not None:
+            values[5] = length
+        return Row(
+            event_id=_hash(spans.trace_id[i] + spans.span_id[i]) or 1,
+            t_ns=spans.end_ns[i],
+            kind=kind,
+            action=action,
+            effect=effect,
+            group=bounded(names.text(attributes, names.ROLE)) or resource.group,
+            context=bounded(names.text(attributes, names.CONTEXT)) or resource.context,
+            values=values,
+            metrics=metrics,
+            arguments=arguments,
+            words=(),
+            fallback=resource.service,
+            mcp=kind == Kind.CALL and _is_mcp(attributes, spans.name[i]),
+        )
+
+    def _arguments(self, attributes: Mapping[str, Any], key: object, tool: str, values: list[float]) -> str:
+        """Digest of a call's arguments, the sender's own or made here of raw text; fills in n_args and out_len."""
+        digest = attributes.get("tocsin.tool.args")
+        if not isinstance(digest, str):
+            raw = structure(names.first(attributes, names.RAW_ARGUMENTS))
+            result = names.first(attributes, names.RAW_RESULT)
+            digest = ""
+            if raw is not None:
+                arguments: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {"input": raw}
+                digest = self._sessions.digest(key).call(tool, arguments)
+                values[4] = len(arguments)
+            if result is not None:
+                text = plain_text(structure(result))
+                self._sessions.digest(key).output(text)
+                values[6] = len(text)
+        else:
+            values[4] = digest.count("|") + 1 if digest else 0
+        return digest
+
+
+def _link(attributes: Mapping[str, Any], resource: _Resource, operation: str, parent: bytes, span_name: str) -> Link:
+    agent = bounded(names.text(attributes, names.AGENT_EXPLICIT)) or resource.agent
+    if not agent:
+        agent = bounded(names.text(attributes, names.AGENT_ID))
+    if not agent and (name := names.text(attributes, names.AGENT_NAME)):
+        agent = bounded(f"{resource.service}/{_escaped(name)}" if resource.service else _escaped(name))
+    if not agent and operation == "invoke_agent":
+        # 'invoke_agent {name}', the conventions' name of an agent span.
+        name = span_name.removeprefix("invoke_agent ")
+        agent = bounded(f"{resource.service}/{_escaped(name)}" if resource.service else _escaped(name))
+    return Link(
+        parent,
+        agent,
+        names.text(attributes, names.CONVERSATION),
+        _tool(attributes, span_name) if operation == "execute_tool" else "",
+        resource.service or bounded(span_name) if not parent else "",
+    )
+
+
+def _tool(attributes: Mapping[str, Any], span_name: str) -> str:
+    name = names.text(attributes, names.TOOL)
+    if not name:
+        name = span_name.removeprefix("execute_tool ").removeprefix("tools/call ")
+    return bounded(name) or "unnamed"
+
+
+def _effect(attributes: Mapping[str, Any], tool: str) -> Effect:
+    """Side-effect class: stated, else by MCP annotations, else by the tool's name."""
+    stated = attributes.get("tocsin.tool.effect")
+    if isinstance(stated, str) and stated in EFFECTS:
+        return EFFECTS[stated]
+    if names.first(attributes, names.MCP_READ_ONLY) is True:
+        return Effect.READ
+    if names.first(attributes, names.MCP_OPEN_WORLD) is True:
+        return Effect.EGRESS
+    if names.first(attributes, names.MCP_DESTRUCTIVE) is True:
+        return Effect.WRITE
+    return effect_of(tool)
+
+
+def _is_mcp(attributes: Mapping[str, Any], span_name: str) -> bool:
+    return attributes.get("mcp.method.name") == names.MCP_CALL or span_name.startswith("tools/call ")
+
+
+def _failed(attributes: Mapping[str, Any]) -> bool:
+    if names.first(attributes, names.ERROR) is not None:
+        return True
+    return names.first(attributes, names.RPC_STATUS) not in (None, 0, "0", "OK")
+
+
+def _metrics(attributes: Mapping[str, Any]) -> dict[str, float] | None:
+    found: dict[str, float] | None = None
+    for key, value in attributes.items():
+        if key.startswith(_METRIC) and (found is None or len(found) < MAX_METRICS_PER_SPAN):
+            name = key[len(_METRIC) :]
+            measured = number(value)
+            if 0 < len(name) <= MAX_METRIC_NAME and not math.isnan(measured):
+                found = found or {}
+                found[name] = measured
+    return found
+
+
+def _joined(*parts: str) -> str:
+    return bounded("/".join(_escaped(part) for part in parts if part))
+
+
+def _escaped(part: str) -> str:
+    return part.replace("%", "%25").replace("/", "%2F")
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)

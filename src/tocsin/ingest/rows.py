@@ -1,0 +1,170 @@
+"""Rows of behaviour, one per span that tells of any, and how they become the columns of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tocsin.ingest.ragged import MAX_ARGUMENTS, MAX_LENGTH, OTHER, TYPE_CODES, text_hash
+from tocsin.model.events import EventBatch
+
+CORE: Final = ("duration_ms", "input_tokens", "output_tokens", "error", "n_args", "msg_len", "out_len")
+MAX_METRICS: Final = 64  # further names of `tocsin.metric.*` in one batch are dropped and counted
+MAX_ID_BYTES: Final = 256
+_NAN: Final = float("nan")
+
+Argument = tuple[int, int, int, int, int]  # name, value, type, flags, length
+
+
+class Row(msgspec.Struct):
+    """One event. `agent` and `session` are set once the span's place in its trace is known."""
+
+    event_id: int
+    t_ns: int
+    kind: int
+    action: str  # '' where the event has none
+    effect: int
+    group: str
+    context: str
+    values: list[float]  # as CORE
+    metrics: dict[str, float] | None
+    arguments: str  # `name:type:hash:P:T:len|...`
+    words: tuple[int, ...]
+    fallback: str  # agent where the trace never tells, '' for unattributed
+    mcp: bool  # an MCP call, which an outer span may already have told
+    agent: str = ""
+    session: int = 0
+
+
+class BatchBuilder:
+    """Columns of rows. Argument names repeat, so their hashes are remembered, up to a bound."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, int] = {}
+        self.metrics_dropped = 0
+        self.arguments_malformed = 0
+
+    def build(self, rows: Sequence[Row], offset: int = 0) -> EventBatch:
+        """The batch of `rows` in that order."""
+        agents, agent = _codes([row.agent for row in rows])
+        actions, action = _codes([row.action for row in rows], absent="")
+        groups, group = _codes([row.group for row in rows])
+        contexts, context = _codes([row.context for row in rows])
+        features, values = self._values(rows)
+        parsed = [self._arguments(row.arguments) if row.arguments else () for row in rows]
+        flat = np.array([argument for one in parsed for argument in one], np.int64).reshape(-1, 5)
+
+        def column(read: Callable[[Row], int], dtype: Any) -> NDArray[Any]:
+            return np.array([read(row) for row in rows], dtype)
+
+        return EventBatch(
+            offset=offset,
+            agents=agents,
+            agent=agent,
+            t_ns=column(lambda row: row.t_ns, np.int64),
+            session=column(lambda row: row.session, np.int64),
+            phase=np.zeros(len(rows), np.int8),
+            kind=column(lambda row: row.kind, np.int8),
+            actions=actions,
+            action=action,
+            effect=column(lambda row: row.effect, np.int8),
+            groups=groups or ("",),
+            group=group,
+            contexts=contexts or ("",),
+            context=context,
+            feature_names=features,
+            values=values,
+            arg_offset=_offsets([len(one) for one in parsed]),
+            arg_name=np.ascontiguousarray(flat[:, 0]),
+            arg_hash=np.ascontiguousarray(flat[:, 1]),
+            arg_type=flat[:, 2].astype(np.int8),
+            arg_flags=flat[:, 3].astype(np.uint8),
+            arg_len=flat[:, 4].astype(np.int32),
+            prompt_offset=_offsets([len(row.words) for row in rows]),
+            prompt_word=np.array([word for row in rows for word in row.words], np.int32),
+            event_id=column(lambda row: row.event_id, np.int64),
+        )
+
+    def _values(self, rows: Sequence[Row]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        values = np.array([row.values for row in rows], np.float64).reshape(len(rows), len(CORE))
+        places: dict[str, int] = {name: i for i, name in enumerate(CORE)}
+        cells: list[tuple[int, int, float]] = []
+        for i, row in enumerate(rows):
+            for name, value in (row.metrics or {}).items():
+                place = places.get(name, -1)
+                if place < 0:
+                    if len(places) >= len(CORE) + MAX_METRICS:
+                        self.metrics_dropped += 1
+                        continue
+                    place = places[name] = len(places)
+                cells.append((i, place, value))
+        if cells:
+            wide = np.full((len(rows), len(places)), np.nan)
+            wide[:, : len(CORE)] = values
+            for i, place, value in cells:
+                wide[i, place] = value
+            values = wide
+        return tuple(places), values
+
+    def _arguments(self, text: str) -> list[Argument]:
+        """Arguments of one call; what is malformed is left out and counted, as the text is the sender's."""
+        out: list[Argument] = []
+        for part in text.split("|")[:MAX_ARGUMENTS]:
+            fields = part.rsplit(":", 5)
+            if len(fields) != 6:
+                self.arguments_malformed += 1
+                continue
+            name, kind, value, in_prompt, in_output, length = fields
+            flags = (in_prompt == "1") | (in_output == "1") << 1
+            size = int(length) if length.isascii() and length.isdigit() and len(length) < 10 else 0
+            out.append((self._name(name), text_hash(value), TYPE_CODES.get(kind, OTHER), flags, min(size, MAX_LENGTH)))
+        return out
+
+    def _name(self, name: str) -> int:
+        known = self._names.get(name)
+        if known is None:
+            if len(self._names) >= 65_536:
+                self._names.clear()
+            known = self._names[name] = text_hash(name)
+        return known
+
+
+def bounded(text: str) -> str:
+    """`text` itself, or where it is longer than MAX_ID_BYTES its beginning and a hash of the whole."""
+    if len(text) * 4 <= MAX_ID_BYTES:
+        return text
+    data = text.encode("utf-8", "replace")
+    if len(data) <= MAX_ID_BYTES:
+        return text
+    digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+    return data[: MAX_ID_BYTES - 17].decode("utf-8", "ignore") + "~" + digest
+
+
+def number(value: Any) -> float:
+    """A finite number from an attribute (text of a number counts), else NaN."""
+    if isinstance(value, int | float):
+        return float(value) if math.isfinite(value) else _NAN
+    if isinstance(value, str) and len(value) <= 32:
+        try:
+            parsed = float(value)
+        except ValueError:
+            return _NAN
+        return parsed if math.isfinite(parsed) else _NAN
+    return _NAN
+
+
+def _codes(texts: Sequence[str], absent: str | None = None) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    table: dict[str, int] = {}
+    codes = [-1 if text == absent else table.setdefault(text, len(table)) for text in texts]
+    return tuple(table), np.array(codes, np.int32)
+
+
+def _offsets(sizes: Sequence[int]) -> NDArray[np.int32]:
+    return np.array([0, *accumulate(sizes)], np.int32)

@@ -1,0 +1,135 @@
+"""Who did it: the agent and session of a span, from the spans above it.
+
+Spans are exported when they end, so children come before the agent span that names them. The spans of a trace are
+remembered, by id and parent only, until the answer is known or a bound on count or age is reached.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_ANCESTORS = 64  # a longer or circular chain of parents counts as broken
+NS_PER_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a span tells about those below it: '' where it says nothing."""
+
+    parent: bytes  # b'' for a root
+    agent: str
+    conversation: str
+    tool: str  # name of the tool where the span is a call
+    root_agent: str  # name to fall back on at a root
+
+
+@dataclass(slots=True)
+class Trace:
+    """One trace: links by span id and rows (opaque here) that wait for the chain above them to be complete."""
+
+    touched_ns: int  # when its latest span arrived, by the receiver's clock
+    links: dict[bytes, Link] = field(default_factory=dict[bytes, Link])
+    waiting: dict[bytes, Any] = field(default_factory=dict[bytes, Any])
+    conversation: str = ""  # latest seen anywhere in the trace
+    begun_unnamed: bool = False  # rows left under the trace's own id: the rest of it follows them
+    complete: bool = False  # a root or an agent has been seen, so that chains can end
+
+    def ancestors(self, span_id: bytes) -> Iterator[Link | None]:
+        """Links from the span itself upwards; a last None where the chain breaks off."""
+        for _ in range(MAX_ANCESTORS):
+            link = self.links.get(span_id)
+            yield link
+            if link is None or not link.parent:
+                return
+            span_id = link.parent
+        yield None
+
+    def agent(self, span_id: bytes) -> str | None:
+        """Nearest agent at or above the span, the root's name where there is none, None while unknown."""
+        last: Link | None = None
+        for link in self.ancestors(span_id):
+            if link is None:
+                return None
+            if link.agent:
+                return link.agent
+            last = link
+        return last.root_agent if last is not None else None
+
+    def session(self, span_id: bytes) -> str:
+        """Conversation of the span: nearest above it, else the trace's latest; '' for the trace itself."""
+        if self.begun_unnamed:
+            return ""
+        for link in self.ancestors(span_id):
+            if link is not None and link.conversation:
+                return link.conversation
+        return self.conversation
+
+    def within_call(self, span_id: bytes, tool: str) -> bool:
+        """Whether a span above this one is a call of the same tool: the same call, told twice."""
+        chain = self.ancestors(span_id)
+        next(chain)
+        return any(link is not None and link.tool == tool for link in chain)
+
+
+class TraceBuffer:
+    """The latest traces, bounded in spans, in waiting rows and in age."""
+
+    def __init__(self, max_spans: int = 262_144, max_waiting: int = 32_768, max_age_seconds: int = 60) -> None:
+        self._max_spans = max_spans
+        self._max_waiting = max_waiting
+        self._max_age_ns = max_age_seconds * NS_PER_SECOND
+        self._traces: OrderedDict[bytes, Trace] = OrderedDict()
+        self._spans = 0
+        self.waiting = 0
+
+    def add(self, trace_id: bytes, span_id: bytes, link: Link, now_ns: int) -> Trace:
+        """Remember a span; the trace becomes the most recently used."""
+        trace = self._traces.get(trace_id)
+        if trace is None:
+            trace = self._traces[trace_id] = Trace(now_ns)
+        else:
+            self._traces.move_to_end(trace_id)
+        if span_id not in trace.links:
+            self._spans += 1
+        trace.links[span_id] = link
+        if link.conversation:
+            trace.conversation = link.conversation
+        if link.agent or not link.parent:
+            trace.complete = True
+        trace.touched_ns = now_ns
+        return trace
+
+    def wait(self, trace: Trace, span_id: bytes, row: Any) -> None:
+        """Keep `row` until the chain above its span is known."""
+        self.waiting += span_id not in trace.waiting
+        trace.waiting[span_id] = row
+
+    def resolved(self, trace: Trace) -> list[tuple[bytes, Any]]:
+        """Take out the waiting rows whose agent is now known."""
+        if not trace.complete or not trace.waiting:
+            return []
+        ready = [(span_id, row) for span_id, row in trace.waiting.items() if trace.agent(span_id) is not None]
+        for span_id, _ in ready:
+            del trace.waiting[span_id]
+        self.waiting -= len(ready)
+        return ready
+
+    def expired(self, now_ns: int) -> list[Trace]:
+        """Take out traces beyond a bound, least recently used first, with whatever still waits in them.
+
+        Age is silence by the receiver's clock: senders' clocks differ, and may lie.
+        """
+        out: list[Trace] = []
+        while self._traces:
+            trace = next(iter(self._traces.values()))
+            old = trace.touched_ns < now_ns - self._max_age_ns
+            if not old and self._spans <= self._max_spans and self.waiting <= self._max_waiting:
+                break
+            self._traces.popitem(last=False)
+            self._spans -= len(trace.links)
+            self.waiting -= len(trace.waiting)
+            out.append(trace)
+        return out

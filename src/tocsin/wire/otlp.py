@@ -1,0 +1,242 @@
+"""OTLP/protobuf trace requests to columns of spans (OpenTelemetry Protocol 1.x, `ExportTraceServiceRequest`).
+
+Only attributes the caller asks for are read; everything else a span carries is left undecoded. Sizes are bounded
+before and while decoding: whatever the bytes, the result is `SpanColumns` or a WireError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.internal import api_implementation
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tocsin.errors import TooLarge, WireError
+
+MAX_SPANS = 100_000  # per request
+MAX_ATTRIBUTES = 1_024  # per span or resource; more are left unread
+MAX_ATTRIBUTE_CHARS = 65_536  # of one string; the rest is cut off
+MAX_ITEMS = 4_096  # of one list or map value
+MAX_DEPTH = 16  # of lists and maps within a value
+MAX_TIME_NS = (1 << 63) - 1
+STATUS_ERROR = 2
+
+# The pure-Python decoder is some thirty times slower and recurses on hostile input.
+DECODER = api_implementation.Type()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Attributes to read: exact `keys`, and every key that starts with `prefix`."""
+
+    keys: frozenset[str]
+    prefix: str = "tocsin."
+
+
+@dataclass(slots=True)
+class SpanColumns:
+    """Spans in the order sent, one list per field. `refused` and `cut` count what was left out, by reason."""
+
+    trace_id: list[bytes] = field(default_factory=list[bytes])  # 16 bytes each
+    span_id: list[bytes] = field(default_factory=list[bytes])  # 8 bytes each
+    parent_id: list[bytes] = field(default_factory=list[bytes])  # 8 bytes, or none for a root
+    name: list[str] = field(default_factory=list[str])
+    start_ns: list[int] = field(default_factory=list[int])
+    end_ns: list[int] = field(default_factory=list[int])
+    error: list[bool] = field(default_factory=list[bool])
+    attributes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    resource: list[int] = field(default_factory=list[int])  # index into resources
+    resources: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    refused: dict[str, int] = field(default_factory=dict[str, int])  # spans
+    cut: dict[str, int] = field(default_factory=dict[str, int])  # attribute values shortened or left unread
+
+    def __len__(self) -> int:
+        return len(self.span_id)
+
+    def refuse(self, reason: str) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def shorten(self, reason: str) -> None:
+        self.cut[reason] = self.cut.get(reason, 0) + 1
+
+    def add(
+        self,
+        trace_id: bytes,
+        span_id: bytes,
+        parent_id: bytes,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        error: bool,
+        attributes: dict[str, Any],
+    ) -> None:
+        """Append a span of the latest resource, or count why not."""
+        if len(trace_id) != 16 or len(span_id) != 8 or not any(trace_id) or not any(span_id):
+            self.refuse("invalid_id")
+            return
+        if len(parent_id) != 8 and parent_id:
+            self.refuse("invalid_id")
+            return
+        if not 0 <= start_ns <= MAX_TIME_NS or not 0 < end_ns <= MAX_TIME_NS:
+            self.refuse("invalid_time")
+            return
+        self.trace_id.append(trace_id)
+        self.span_id.append(span_id)
+        # Some senders write an absent parent as eight zeros.
+        self.parent_id.append(parent_id if any(parent_id) else b"")
+        self.name.append(name[:MAX_ATTRIBUTE_CHARS])
+        self.start_ns.append(start_ns)
+        self.end_ns.append(end_ns)
+        self.error.append(error)
+        self.attributes.append(attributes)
+        self.resource.append(len(self.resources) - 1)
+
+
+def decode_traces(body: bytes, wanted: Wanted) -> SpanColumns:
+    """The spans of an `ExportTraceServiceRequest`. Raises WireError where malformed, TooLarge over a limit."""
+    _check_span_count(body)
+    request = ExportTraceServiceRequest()
+    _parse(request, body)
+    columns = SpanColumns()
+    for resource_spans in request.resource_spans:
+        columns.resources.append(_attributes(resource_spans.resource.attributes, wanted, columns))
+        for scope_spans in resource_spans.scope_spans:
+            if len(columns) + len(scope_spans.spans) > MAX_SPANS:
+                raise TooLarge(f"request carries more than {MAX_SPANS} spans", remedy="export smaller batches")
+            for span in scope_spans.spans:
+                columns.add(
+                    span.trace_id,
+                    span.span_id,
+                    span.parent_span_id,
+                    span.name,
+                    span.start_time_unix_nano,
+                    span.end_time_unix_nano,
+                    span.status.code == STATUS_ERROR,
+                    _attributes(span.attributes, wanted, columns),
+                )
+    return columns
+
+
+def count_logs(body: bytes) -> int:
+    """Number of log records in an `ExportLogsServiceRequest`. Raises WireError."""
+    request = ExportLogsServiceRequest()
+    _parse(request, body)
+    return sum(len(scope.log_records) for resource in request.resource_logs for scope in resource.scope_logs)
+
+
+def count_metrics(body: bytes) -> int:
+    """Number of metric data points in an `ExportMetricsServiceRequest`. Raises WireError."""
+    request = ExportMetricsServiceRequest()
+    _parse(request, body)
+    return sum(
+        len(getattr(metric, kind).data_points)
+        for resource in request.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if (kind := metric.WhichOneof("data")) is not None
+    )
+
+
+def _parse(message: Any, body: bytes) -> None:
+    try:
+        message.ParseFromString(body)
+    except (DecodeError, RecursionError) as error:
+        raise WireError(f"not an OTLP {message.DESCRIPTOR.name}: {error}") from error
+
+
+def _attributes(pairs: Any, wanted: Wanted, columns: SpanColumns) -> dict[str, Any]:
+    if len(pairs) > MAX_ATTRIBUTES:
+        columns.shorten("attributes")
+        pairs = pairs[:MAX_ATTRIBUTES]
+    keys, prefix = wanted.keys, wanted.prefix
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key = pair.key
+        if key in keys or key.startswith(prefix):
+            value = pair.value
+            kind = value.WhichOneof("value")
+            if kind == "string_value":
+                text = value.string_value
+                if len(text) > MAX_ATTRIBUTE_CHARS:
+                    columns.shorten("attribute_length")
+                    text = text[:MAX_ATTRIBUTE_CHARS]
+                found[key] = text
+            elif kind == "int_value":
+                found[key] = value.int_value
+            elif kind is not None:
+                found[key] = _plain(value, columns, 0)
+    return found
+
+
+def _plain(value: Any, columns: SpanColumns, depth: int) -> Any:
+    """An `AnyValue` as Python values; what is too deep, too long or binary is None or cut, and counted."""
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        text: str = value.string_value
+        if len(text) > MAX_ATTRIBUTE_CHARS:
+            columns.shorten("attribute_length")
+        return text[:MAX_ATTRIBUTE_CHARS]
+    if kind in ("int_value", "bool_value", "double_value"):
+        return getattr(value, kind)
+    if kind not in ("array_value", "kvlist_value") or depth >= MAX_DEPTH:
+        columns.shorten("attribute_kind")
+        return None
+    items = getattr(value, kind).values
+    if len(items) > MAX_ITEMS:
+        columns.shorten("attribute_items")
+        items = items[:MAX_ITEMS]
+    if kind == "array_value":
+        return [_plain(item, columns, depth + 1) for item in items]
+    return {item.key: _plain(item.value, columns, depth + 1) for item in items}
+
+
+def _check_span_count(body: bytes) -> None:
+    """Raise TooLarge before parsing where the body holds more than MAX_SPANS spans.
+
+    An empty span takes two bytes here and a hundred times that once parsed. A body too short to hold that many
+    is not scanned; what does not scan is left to the parser to refuse.
+    """
+    if len(body) <= 2 * MAX_SPANS:
+        return
+    spans = 0
+    for start, end in _fields(body, 0, len(body), 1):  # resource_spans
+        for scope_start, scope_end in _fields(body, start, end, 2):  # scope_spans
+            for _ in _fields(body, scope_start, scope_end, 2):  # spans
+                spans += 1
+                if spans > MAX_SPANS:
+                    raise TooLarge(f"request carries more than {MAX_SPANS} spans", remedy="export smaller batches")
+
+
+def _fields(body: bytes, position: int, end: int, number: int) -> Any:
+    """(start, end) of each length-delimited field `number` in a message; stops where the bytes make no sense."""
+    while position < end:
+        tag, position = _varint(body, position, end)
+        wire_type = tag & 7
+        if wire_type == 2:
+            length, position = _varint(body, position, end)
+            if tag >> 3 == number and position + length <= end:
+                yield position, position + length
+            position += length
+        elif wire_type == 0:
+            _, position = _varint(body, position, end)
+        elif wire_type in (1, 5):
+            position += 8 if wire_type == 1 else 4
+        else:
+            return
+
+
+def _varint(body: bytes, position: int, end: int) -> tuple[int, int]:
+    """Value and next position; past the end the next position is `end`."""
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = body[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    return 0, end
