@@ -120,10 +120,12 @@ def contracts_of(repository: Path) -> list[dict[str, list[str]]]:
     return settings["tool"]["importlinter"]["contracts"]
 
 
-def test_the_drawn_layers_are_the_checked_ones(repository: Path):
-    drawing = (repository / "docs/decisions/0001-layout-and-layers.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "indent"), [("ARCHITECTURE.md", ""), ("docs/decisions/0001-layout-and-layers.md", "    ")]
+)
+def test_the_drawn_layers_are_the_checked_ones(repository: Path, page: str, indent: str):
     layers = [re.sub(r"[()]", "", line) for line in contracts_of(repository)[0]["layers"]]
-    assert "\n".join(f"    {line}" for line in layers) in drawing
+    assert "\n".join(indent + line for line in layers) in (repository / page).read_text(encoding="utf-8")
 
 
 def test_no_room_below_monitor_is_left_out_of_the_contract(repository: Path):
