@@ -181,9 +181,7 @@ def render(state: DemoState) -> RenderableType:
         _figures(state),
     ]
     if state.total_events:
-        parts.append(
-            ProgressBar(total=state.total_events, completed=min(state.sent_events, state.total_events), width=60)
-        )
+        parts.append(_progress(state.sent_events, state.total_events))
     parts.append(_verdict_table(state))
     parts.extend(
         Text.assemble(("lie  ", "bold red" if lie.believed else "bold yellow"), printable(str(lie), 220))
@@ -194,6 +192,12 @@ def render(state: DemoState) -> RenderableType:
         parts.append(Text.assemble(("precision  ", "dim"), str(state.score.precision)))
         parts.append(Text.assemble(("recall     ", "dim"), str(state.score.recall)))
     return Group(*parts)
+
+
+def _progress(done: int, total: int) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    row.add_row(ProgressBar(total=total, completed=min(done, total), width=60), f"{done:,} of {total:,} events sent")
+    return row
 
 
 def _figures(state: DemoState) -> Text:

@@ -132,7 +132,8 @@ def _times(start_ns: int, end_ns: int) -> bytes:
 
 
 def _measured(step: Step) -> bytes:
-    body = integer_attribute("tocsin.output.chars", len(step.output))
+    # Lengths, in characters: a call's output, or the answer.
+    body = integer_attribute("tocsin.metric.msg_len" if step.is_final else "tocsin.metric.out_len", len(step.output))
     if step.input_tokens >= 0:
         body += integer_attribute("gen_ai.usage.input_tokens", step.input_tokens)
     if step.output_tokens >= 0:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-# Start of a fleet's clock: 2026-01-05 00:00 UTC, in nanoseconds. Fixed, so that equal seeds give equal bytes.
-FLEET_EPOCH_NS = 1_767_571_200 * 1_000_000_000
+# Start of a fleet's clock: 2025-01-06 00:00 UTC, in nanoseconds. Fixed, so that equal seeds give equal bytes, and
+# past, since a receiver does not believe the future.
+FLEET_EPOCH_NS = 1_736_121_600 * 1_000_000_000
 # Convention: an agent begins a session every quarter of an hour.
 SESSION_SPACING_NS = 900 * 1_000_000_000
 
