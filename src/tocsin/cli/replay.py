@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tocsin.cli.out import bold, note, safe, say, say_json
 
 if TYPE_CHECKING:
-    from tocsin.runtime.replay import Predicted, ReplayResult
+    from tocsin.ingest.tables import Decoded
+    from tocsin.runtime.engine import Engine
+    from tocsin.runtime.replay import Predicted, ReplayResult, Rows
 
 SHOWN = 10
 PROGRESS_SECONDS = 1.0
+BATCH_ROWS = 4096  # judged and agreed on together: the grain of verdicts, not of predictions
+BASELINE_SHARE = 0.3  # of each agent's events, where the table has no phase column
 
 
 def run_replay(
@@ -31,7 +35,7 @@ def run_replay(
     as_json: bool,
 ) -> None:
     """Replay a table and print what the monitors found."""
-    from tocsin.ingest.tables import open_table
+    from tocsin.ingest.tables import decode_table, load_table
     from tocsin.runtime.clock import VirtualClock
     from tocsin.runtime.datadir import open_datadir
     from tocsin.runtime.engine import Engine
@@ -39,7 +43,7 @@ def run_replay(
     from tocsin.trust.keyring import deterministic_signers, roster_of
 
     started = time.monotonic()
-    table = open_table(file, mapping)
+    table = decode_table(load_table(file), mapping, BASELINE_SHARE, str(file))
     alpha_ppm = round(alpha * 1e6)
     with ExitStack() as stack:
         if data is None:
@@ -55,7 +59,7 @@ def run_replay(
         result = replay(
             engine,
             clock,
-            table.batches(),
+            _batches(table),
             fleet_size=len(table.agents),
             predicted=write,
             progress=_progress(len(table.seq)),
@@ -64,7 +68,13 @@ def run_replay(
     _report(result, file, time.monotonic() - started, predictions, data, certificates, as_json=as_json)
 
 
-def _keep(engine: Any, data: Path, result: ReplayResult) -> list[Path]:
+def _batches(table: Decoded) -> Iterator[Rows]:
+    for start in range(0, len(table.seq), BATCH_ROWS):
+        stop = min(start + BATCH_ROWS, len(table.seq))
+        yield table.batch(start, stop), table.seq[start:stop]
+
+
+def _keep(engine: Engine, data: Path, result: ReplayResult) -> list[Path]:
     """Write certificates, roster and the fleet's picture into the data directory."""
     from tocsin.runtime.certificates import certificate_file, store_verdict
     from tocsin.runtime.pictures import fleet_picture

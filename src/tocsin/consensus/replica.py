@@ -15,9 +15,9 @@ import msgspec
 from tocsin.consensus import journal
 from tocsin.consensus.cut import cut_root, empty_cut, is_well_formed
 from tocsin.consensus.dissemination import PULL_TIMER, Dissemination
-from tocsin.consensus.evidence_log import Conflict, Gap
+from tocsin.consensus.evidence_log import Conflict, EvidenceLog, Gap
 from tocsin.consensus.fold import Fold
-from tocsin.consensus.inputs import ConsensusConfig, Input, Start, SubmitEvidence
+from tocsin.consensus.inputs import ConsensusConfig, Input, SubmitEvidence
 from tocsin.consensus.messages import (
     ENVELOPE,
     Certificates,
@@ -125,6 +125,16 @@ class Replica:
     def refused(self) -> dict[str, int]:
         """Refused evidence, reason -> count."""
         return dict(self._evidence.log.refused)
+
+    @property
+    def evidence_log(self) -> EvidenceLog:
+        """Every monitor's chain of evidence as held here; to be read only."""
+        return self._evidence.log
+
+    @property
+    def settled(self) -> bool:
+        """Whether all evidence held here is in a certified cut."""
+        return self._newest_cut() == self._cut
 
     def _begin_epoch(self) -> None:
         self._promises = journal.Promises()
@@ -276,15 +286,18 @@ class Replica:
         promised = max(promises.prepared_view, promises.timed_out_view, promises.proposal.view if promises.proposal else -1)
         return self._leader() == self._me and promised < view and self._decision is None
 
-    def _propose(self, entered: TimeoutCertificate | None) -> None:
+    def _value(self, entered: TimeoutCertificate | None) -> tuple[Cut, bytes]:
+        """What to propose: the locked value where there is one, else all the evidence there is."""
         if entered is not None and entered.high is not None:
-            cut, posterior_root = entered.high.cut, entered.high.votes.posterior_root
-        else:
-            cut = self._newest_cut()
-            preview = self._preview(cut)
-            if not isinstance(preview, Preview):
-                raise InternalError("a cut of evidence held does not fold")
-            posterior_root = preview.root
+            return entered.high.cut, entered.high.votes.posterior_root
+        cut = self._newest_cut()
+        preview = self._preview(cut)
+        if not isinstance(preview, Preview):
+            raise InternalError("a cut of evidence held does not fold")
+        return cut, preview.root
+
+    def _propose(self, entered: TimeoutCertificate | None) -> None:
+        cut, posterior_root = self._value(entered)
         statement = self._statement(self.view, "P", cut_root(cut), posterior_root)
         signature = self._signer.sign(PROPOSE, statement_bytes(statement))
         proposal = Propose(self._epoch, self.view, cut, posterior_root, entered, signature)
@@ -300,7 +313,8 @@ class Replica:
         promises = self._promises
         if promises.prepared_view < proposal.view:
             return self._on_propose(self._me, proposal)
-        for phase, promised in (("P", promises.prepared_view), ("C", promises.committed_view)):
+        voted: tuple[tuple[PhaseName, int], ...] = (("P", promises.prepared_view), ("C", promises.committed_view))
+        for phase, promised in voted:
             if promised == proposal.view:  # voted before a restart
                 statement = self._statement(proposal.view, phase, root, proposal.posterior_root)
                 self._votes[phase][self._me] = sign_vote(self._signer, statement)

@@ -23,6 +23,7 @@ class Ledger:
     """Unstated evidence per agent. Index = the detector's agent index."""
 
     def __init__(self) -> None:
+        self.events: I64 = np.zeros(0, np.int64)  # seen so far
         self._bf: F64 = np.zeros(0)
         self._first: I64 = np.zeros(0, np.int64)
         self._last: I64 = np.zeros(0, np.int64)
@@ -34,6 +35,7 @@ class Ledger:
         if size <= have:
             return
         more = max(size, 2 * have) - have
+        self.events = np.concatenate([self.events, np.zeros(more, np.int64)])
         self._bf = np.concatenate([self._bf, np.zeros(more)])
         self._first = np.concatenate([self._first, np.full(more, -1, np.int64)])
         self._last = np.concatenate([self._last, np.full(more, -1, np.int64)])
@@ -51,6 +53,7 @@ class Ledger:
         fresh = self._first[touched] < 0
         self._first[touched[fresh]] = seq[first_row[fresh]]
         self._last[touched] = seq[last_row]
+        self.events[touched] = seq[last_row] + 1
         self._log_e[touched] = log_e[last_row]
         unstated = self._bf[touched]
         e_now, e_then = self._log_e[touched], self._stated_e[touched]

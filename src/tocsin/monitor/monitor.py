@@ -10,12 +10,12 @@ evidence up to `through_offset` is not stated twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from tocsin.consensus.inputs import Start, SubmitEvidence
 from tocsin.consensus.replica import Replica
-from tocsin.detection.detector import FleetDetector
-from tocsin.model.evidence import Evidence
+from tocsin.detection.detector import FleetDetector, Observation
+from tocsin.model.evidence import Evidence, Reason
 from tocsin.model.steps import Effect, Emit, Fired, Received
 from tocsin.model.verdict import Roster
 from tocsin.monitor.inputs import Flush, Observed, Sealed
@@ -49,7 +49,9 @@ class Monitor:
         self._stated_through = 0  # ingest offset up to which the journal already holds this monitor's statements
         self._offset = 0
         self.evidence_stated = 0
-        self.names: Sequence[str] = ()  # every agent observed; index = the detector's agent index
+        self.names: list[str] = []  # every agent observed, in the order of the detector's indices
+        self.index: dict[str, int] = {}
+        self.seen: Observation | None = None  # of the latest batch
 
     def recover(self, records: Iterable[tuple[str, bytes]]) -> None:
         """Rebuild from journal records (kind, bytes), oldest first. Call once, before any `step`."""
@@ -67,12 +69,20 @@ class Monitor:
             return self._state(now_ns, self._ledger.pending().tolist(), event.offset)
         return self._finish(now_ns, self.replica.step(now_ns, event))
 
+    @property
+    def events(self) -> list[int]:
+        """Number of events analysed, per agent."""
+        return self._ledger.events.tolist()[: len(self.names)]
+
     def _observe(self, now_ns: int, event: Observed) -> list[Effect]:
         batch = event.batch
         if len(batch) == 0:
             return []
         seen = self.detector.observe(batch)
-        self.names = seen.agents
+        self.seen = seen
+        for name in seen.agents[len(self.names) :]:
+            self.index[name] = len(self.names)
+            self.names.append(name)
         material = self._ledger.add(seen.agent_index, seen.seq, seen.log_bf, seen.log_e)
         self._offset = batch.offset + len(batch)
         return self._state(now_ns, material.tolist(), self._offset)
@@ -107,5 +117,9 @@ class Monitor:
         for effect in effects:
             out.append(effect)
             if isinstance(effect, Emit) and effect.kind == "decided":
-                out.extend(Emit("verdict", verdict) for verdict in verdicts_of(effect.value, now_ns // 1_000_000))
+                verdicts = verdicts_of(effect.value, now_ns // 1_000_000, self._reasons_of)
+                out.extend(Emit("verdict", verdict) for verdict in verdicts)
         return out
+
+    def _reasons_of(self, agent_id: str) -> tuple[Reason, ...]:
+        return self.detector.reasons(self.index[agent_id]) if agent_id in self.index else ()

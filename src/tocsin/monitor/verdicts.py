@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Callable
 
-from tocsin.model.evidence import Q32
+from tocsin.model.evidence import Reason
 from tocsin.model.posterior import Decision
 from tocsin.model.verdict import Verdict
+from tocsin.stats.logodds import logistic
 
-MAX_EXPONENT = 700.0
-
-
-def confidence_of(log_odds_q32: int) -> float:
-    """The probability that log-odds in units of 2**-32 nats stand for."""
-    log_odds = max(-MAX_EXPONENT, min(MAX_EXPONENT, log_odds_q32 / Q32))
-    return 1.0 / (1.0 + math.exp(-log_odds))
+ReasonsOf = Callable[[str], tuple[Reason, ...]]
 
 
-def verdicts_of(decision: Decision, decided_ms: int) -> list[Verdict]:
-    """One verdict for each agent whose standing changed in this epoch."""
+def verdicts_of(decision: Decision, decided_ms: int, reasons_of: ReasonsOf) -> list[Verdict]:
+    """One verdict for each agent whose standing changed in this epoch.
+
+    `reasons_of(agent_id)` is what this monitor saw; it may be empty, and is not part of what was agreed.
+    """
     out: list[Verdict] = []
-    for i, entry in enumerate(decision.entries_changed):
+    for entry, (index, path) in zip(decision.changed, decision.proofs, strict=True):
         name = f"{decision.certificate.statement.net}\0{decision.epoch}\0{entry.agent_id}".encode()
         out.append(
             Verdict(
                 verdict_id=hashlib.blake2b(name, digest_size=12).hexdigest(),
                 agent_id=entry.agent_id,
                 decision="compromised" if entry.flagged else "cleared",
-                confidence=confidence_of(entry.log_odds_q32),
+                confidence=logistic(entry.log_odds_q32),
                 entry=entry,
                 epoch=decision.epoch,
                 decided_ms=decided_ms,
                 certificate=decision.certificate,
-                proof=decision.proofs[i].path,
-                proof_index=decision.proofs[i].index,
-                dissent=decision.dissent[i],
-                reasons=decision.reasons[i],
+                proof=path,
+                proof_index=index,
+                dissent=decision.dissent,
+                reasons=tuple((reason.feature, reason.log_bf_q32) for reason in reasons_of(entry.agent_id)),
             )
         )
     return out

@@ -12,17 +12,19 @@ from tocsin.aggregation.hierarchy import Hierarchy
 from tocsin.consensus.replica import ConsensusConfig, Replica
 from tocsin.detection.detector import DetectorConfig, FleetDetector
 from tocsin.detection.fusion import FleetPosterior
-from tocsin.errors import UnknownAgent
 from tocsin.model.baseline import DistributedBaseline
 from tocsin.model.steps import Emit
-from tocsin.model.verdict import Roster, Verdict
+from tocsin.model.evidence import Evidence
+from tocsin.model.verdict import PosteriorEntry, Roster, Verdict
 from tocsin.monitor.inputs import Flush, Observed, Sealed
 from tocsin.monitor.monitor import Monitor, Transform
 from tocsin.runtime.clock import Clock
 from tocsin.runtime.cluster import Cluster, NoRecords, Records
 from tocsin.runtime.journal import Journal
 from tocsin.runtime.memory_bus import MemoryBus
+from tocsin.stats.logodds import log_odds_of_ppm
 from tocsin.trust.signing import Signer
+from tocsin.wire.evidence import attested_items, open_batch
 
 OnVerdict = Callable[[Verdict], None]
 
@@ -55,6 +57,8 @@ class Engine:
         self.certified_signers: tuple[int, ...] = ()
         self.events = 0
         self.tree = Hierarchy()
+        self.prior_log_odds_q32 = log_odds_of_ppm(roster.prior_ppm)
+        self._posteriors: list[FleetPosterior] = []
         self._on_verdict = on_verdict
         alterations = alter or {}
         self.monitors = [
@@ -63,8 +67,10 @@ class Engine:
         self.cluster = Cluster(self.monitors, clock, records or NoRecords(), self._emitted, bus)
 
     def _monitor(self, me: int, signer: Signer, consensus: ConsensusConfig, alter: Transform | None) -> Monitor:
-        detector = FleetDetector(DetectorConfig(prior_ppm=self.roster.prior_ppm))
-        replica = Replica(self.roster, me, signer, FleetPosterior(self.roster), consensus)
+        detector = FleetDetector(DetectorConfig(alpha=self.roster.alpha_ppm / 1e6, prior=self.roster.prior_ppm / 1e6))
+        posterior = FleetPosterior(self.roster)
+        self._posteriors.append(posterior)
+        replica = Replica(self.roster, me, signer, posterior, consensus)
         if alter is None:
             return Monitor(self.roster, me, replica, detector)
         return Monitor(self.roster, me, replica, detector, alter=alter)
@@ -93,19 +99,36 @@ class Engine:
         self.cluster.pump()
 
     def establish(self, agents: Sequence[str], level: int) -> DistributedBaseline:
-        """The baseline of `agents` at `level`. Raises UnknownAgent."""
-        known = self.witness.detector.known
-        for agent in agents:
-            if agent not in known:
-                raise UnknownAgent(
-                    f"agent {agent!r:.80} has never been observed", remedy="`tocsin agents` lists the observed ones"
-                )
+        """The baseline that covers `agents` at `level`. Raises UnknownAgent."""
         return self.tree.establish(agents, level, self.clock.now_ns())
 
     @property
     def witness(self) -> Monitor:
         """The monitor whose view is shown where one honest view is enough: the first that nobody caught lying."""
         return next((m for m in self.monitors if m.me not in self.equivocations), self.monitors[0])
+
+    @property
+    def entries(self) -> dict[str, PosteriorEntry]:
+        """What the monitors agreed about each agent they spoke of; not to be changed."""
+        return self._posteriors[self.witness.me].entries
+
+    def stated_about(self, agent_id: str) -> list[dict[str, Any]]:
+        """What each monitor said about an agent, in nats, and whether it lies outside what the others kept."""
+        return self._posteriors[self.witness.me].stated_about(agent_id)
+
+    def chain_lengths(self) -> list[int]:
+        """How many evidence batches of each monitor the witness holds."""
+        log = self.witness.replica.evidence_log
+        return [log.tip(m).seq + 1 for m in range(self.roster.n)]
+
+    def evidence_since(self, lengths: Sequence[int], agent_id: str) -> list[Evidence]:
+        """Signed evidence about an agent in the batches that came after `lengths` (see `chain_lengths`)."""
+        log = self.witness.replica.evidence_log
+        found: list[Evidence] = []
+        for m, length in enumerate(lengths):
+            for raw in log.stretch(m, length - 1, log.tip(m).seq):
+                found.extend(e for e in attested_items(open_batch(raw, self.roster)) if e.agent_id == agent_id)
+        return found
 
     def _emitted(self, monitor: int, emit: Emit) -> None:
         if emit.kind == "verdict":
@@ -127,7 +150,7 @@ class Engine:
         detector = self.witness.detector
         return {
             "events": self.events,
-            "agents": len(detector.agents),
+            "agents": len(self.witness.names),
             "agents_judged": detector.fleet_size,
             "evidence_stated": sum(m.evidence_stated for m in self.monitors),
             "verdicts": len(self.verdicts),

@@ -21,6 +21,7 @@ from tocsin.trust.keyring import deterministic_signers
 from tocsin.wire.records import batch_from_records
 
 BUFFER_ROWS = 4096
+SETTLE_NS = 30_000_000_000  # virtual: how long monitors may take to agree
 
 
 class LocalSession:
@@ -57,7 +58,7 @@ class LocalSession:
 
     def assess(self, agent_id: str, behavior: Mapping[str, Any], *, consensus: bool) -> list[Evidence]:
         self._flush()
-        if agent_id not in self._engine.witness.detector.known:
+        if agent_id not in self._engine.witness.index:
             raise UnknownAgent(
                 f"agent {agent_id!r:.80} has never been observed", remedy="observe its normal behaviour first"
             )
@@ -66,12 +67,14 @@ class LocalSession:
                 f"agent {agent_id!r:.80} has no established baseline",
                 remedy="call establish_baseline_distributed for it first",
             )
+        batch_from_records([(agent_id, behavior)], offset=0, phases=[0])
+        before = self._engine.chain_lengths()
         self._rows.append((agent_id, behavior))
         self._flush()
         self._engine.feed([Flush(self._offset)])
-        self._engine.cluster.settle()
-        stated = self._engine.evidence_about(agent_id)
-        if consensus and not self._engine.certified(agent_id):
+        self._engine.cluster.settle(SETTLE_NS)
+        stated = self._engine.evidence_since(before, agent_id)
+        if consensus and not self._engine.witness.replica.settled:
             raise QuorumUnavailable(
                 f"no certificate covers the evidence about {agent_id!r:.80}: fewer than {self.roster.quorum} of "
                 f"{self.roster.n} monitors answered",
@@ -82,7 +85,7 @@ class LocalSession:
 
     def verdicts(self) -> list[Verdict]:
         self._flush()
-        self._engine.cluster.settle()
+        self._engine.cluster.settle(SETTLE_NS)
         return sorted(self._engine.verdicts.values(), key=lambda verdict: (verdict.epoch, verdict.verdict_id))
 
     def close(self) -> None:
@@ -119,7 +122,7 @@ def local(
             f"cannot start {monitors} monitors at alpha={alpha}, prior={prior}",
             remedy="use 1 to 100 monitors; alpha and prior strictly between 0 and 1",
         )
-    signers = deterministic_signers(seed, monitors)
+    signers = deterministic_signers(seed.to_bytes(8, "big", signed=True), monitors)
     roster = Roster(
         net="local",
         keys=tuple(signer.public_key for signer in signers),

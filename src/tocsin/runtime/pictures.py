@@ -8,8 +8,8 @@ import msgspec
 
 from tocsin.errors import UnknownAgent
 from tocsin.model.evidence import Q32
-from tocsin.monitor.verdicts import confidence_of
 from tocsin.runtime.engine import Engine
+from tocsin.stats.logodds import logistic
 
 EXPLAINED = 200  # agents whose explanation is kept in a stored picture
 
@@ -19,6 +19,8 @@ def agent_rows(engine: Engine) -> list[dict[str, Any]]:
     monitor = engine.witness
     prior = engine.prior_log_odds_q32
     entries = engine.entries
+    events = monitor.events
+    regions = engine.tree.region_of
     rows: list[dict[str, Any]] = []
     for index, name in enumerate(monitor.names):
         entry = entries.get(name)
@@ -26,9 +28,9 @@ def agent_rows(engine: Engine) -> list[dict[str, Any]]:
         rows.append(
             {
                 "agent_id": name,
-                "region": engine.tree.region_of(name),
-                "events": monitor.events_of(index),
-                "confidence": confidence_of(log_odds),
+                "region": regions(name),
+                "events": int(events[index]),
+                "confidence": logistic(log_odds),
                 "log_odds_nats": log_odds / Q32,
                 "log_e_nats": entry.log_e_q32 / Q32 if entry else 0.0,
                 "flagged": bool(entry and entry.flagged),
@@ -44,8 +46,8 @@ def explanation(engine: Engine, agent_id: str) -> dict[str, Any]:
     entry = engine.entries.get(agent_id)
     told["region"] = engine.tree.region_of(agent_id)
     told["agreed"] = None if entry is None else msgspec.to_builtins(entry)
-    told["agreed_confidence"] = confidence_of(entry.log_odds_q32 if entry else engine.prior_log_odds_q32)
-    told["evidence"] = engine.evidence_by_monitor(agent_id)
+    told["agreed_confidence"] = logistic(entry.log_odds_q32 if entry else engine.prior_log_odds_q32)
+    told["evidence"] = engine.stated_about(agent_id)
     told["verdicts"] = [
         {"verdict_id": v.verdict_id, "epoch": v.epoch, "decision": v.decision, "dissent": list(v.dissent)}
         for v in engine.verdicts.values()

@@ -64,6 +64,7 @@ def replay(
         engine.feed([Observed(batch)])
         engine.cluster.settle()
         seen = engine.witness.seen
+        assert seen is not None
         live = batch.phase == Phase.LIVE
         alarm = alarms.update(seen.agent_index, seen.log_e) & live
         if predicted is not None:
