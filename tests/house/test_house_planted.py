@@ -148,8 +148,15 @@ def test_basedpyright_is_strict(tree: Path, repository: Path):
     )
     plant(tree, "src/tocsin/stats/wrong.py", "from tocsin.stats.sound import f\n\nx = f('1')\n")
     plant(tree, "src/tocsin/stats/untyped.py", "def g(x):\n    return x\n")
+    plant(
+        tree,
+        "src/tocsin/stats/hushed.py",
+        "x: int = 'a'  # type: ignore\ny = 1  # pyright: ignore[reportGeneralTypeIssues]\n",
+    )
     exit_code, output = run(tree, "basedpyright")
     assert exit_code == 1
+    assert "hushed.py:2:10 - error" in output
+    assert "hushed.py:3:26 - error: Unnecessary" in output
     assert "wrong.py:4:7 - error" in output
     assert "untyped.py:2:7 - error" in output
     assert "sound.py:" not in output
