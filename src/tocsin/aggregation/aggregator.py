@@ -112,7 +112,10 @@ class Aggregator:
     def _adopt_grid(self, epoch: int, grid: Grid) -> None:
         """A newer epoch begins: sums on the old grid do not add to it, so every child starts again from a snapshot."""
         if epoch <= self.epoch:
-            self.refused["old epoch"] += epoch < self.epoch
+            if epoch < self.epoch:
+                self.refused["old epoch"] += 1
+            elif grid != self.grid:
+                self.refused["conflicting grid"] += 1
             return
         self.epoch, self.grid = epoch, grid
         self.total = Summary.empty(epoch, len(grid))

@@ -42,6 +42,22 @@ class Hierarchy:
         """Take an agent out of the tree; its history stops counting towards region, zone and global."""
         self.tree.leave(agent_id)
 
+    def fail_over(self, node_id: str) -> None:
+        """Replace a failed aggregator by an empty one: only its parent and children take part in the recovery."""
+        node = self.tree.nodes[node_id]
+        fresh = self.nodes[node_id] = Aggregator(node_id, node.level)
+        if node.level == REGION:
+            fresh.step(self._now_ns, Attach(leaf_source(node_id)))
+            self.leaves.resend(node_id)
+        else:
+            for child in node.children:
+                fresh.step(self._now_ns, Attach(child))
+                self.nodes[child].step(self._now_ns, ResendAsked())
+        fresh.step(self._now_ns, Adopt(node.parent))
+        if node.parent:  # whatever the parent held from the failed one is stated anew
+            self.nodes[node.parent].step(self._now_ns, Detach(node_id))
+            self.nodes[node.parent].step(self._now_ns, Attach(node_id))
+
     def region_of(self, agent_id: str) -> str:
         """Id of the agent's region. Raises `UnknownAgent`."""
         return self.tree.region_of(agent_id)

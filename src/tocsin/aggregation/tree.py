@@ -11,6 +11,7 @@ merge with. The same sequence of calls gives the same tree on every machine.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from tocsin.errors import InputError, InternalError, UnknownAgent
@@ -18,6 +19,7 @@ from tocsin.errors import InputError, InternalError, UnknownAgent
 REGION_MIN, REGION_MAX = 10, 50
 ZONE_MIN, ZONE_MAX = 500, 1000
 FAN_OUT_MIN, FAN_OUT = 16, 64
+MAX_GROUPS = 256  # group names come from telemetry; further ones share a home
 REGION, ZONE = 1, 2
 
 
@@ -97,6 +99,8 @@ class Tree:
         """Place a new agent and return its region. Agents of one `group` (role, tenant, place) end up together."""
         if agent_id in self._region_of:
             raise InputError(f"agent {agent_id!r} is already in the tree")
+        if group not in self._home and len(self._home) >= MAX_GROUPS:
+            group = ""
         home = self._home.get(group)
         if home is None:
             home = self._home[group] = self._emptiest_region()
@@ -118,8 +122,9 @@ class Tree:
 
     def check(self) -> None:
         """Raise `InternalError` unless every size bound and every link holds."""
+        per_level = Counter(node.level for node in self.nodes.values())
         for node in self.nodes.values():
-            only = node.id == self.root or self._siblings(node.level) == 1
+            only = per_level[node.level] == 1
             low, high = _BOUNDS[min(node.level, 3)]
             size = self._size(node)
             inner = sum(self.nodes[c].agents for c in node.children) if node.level > REGION else len(node.children)
@@ -131,9 +136,6 @@ class Tree:
                 raise InternalError(f"a child of {node.id} does not know its parent")
 
     # ---- machinery
-
-    def _siblings(self, level: int) -> int:
-        return len(self.at_level(level))
 
     def _size(self, node: Node) -> int:
         return node.agents if node.level <= ZONE else len(node.children)

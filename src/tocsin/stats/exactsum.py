@@ -115,7 +115,7 @@ class ExactSum:
         try:
             return total / (1 << UNIT_EXPONENT)
         except OverflowError:
-            return math.copysign(math.inf, total)
+            return math.inf if total > 0 else -math.inf
 
     def canonical(self) -> bytes:
         """Equal multisets of numbers give equal bytes, whatever the order."""

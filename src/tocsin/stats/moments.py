@@ -37,6 +37,7 @@ MAX_ABS = 1 << 62
 MAX_ROWS_PER_AGENT = (1 << 31) - 1
 MAX_FEATURES = 16
 MAX_EXPONENT = 480  # variances stay within a double
+LARGEST = 2.0**500  # fitting ignores by how much a sample exceeds this
 WIDEN_BITS = 2  # how far a heavy tail may coarsen the grid beyond what the centre asks for
 
 
@@ -81,14 +82,12 @@ def fit_axis(x: F64) -> tuple[int, int]:
     samples. The step follows the centre, coarsened by at most 2**WIDEN_BITS where 99.9 % of the samples would not
     fit.
     """
-    x = x[np.isfinite(x)]
+    x = np.clip(x[np.isfinite(x)], -LARGEST, LARGEST)
     if x.size == 0:
         return 0, -FRACTION_BITS
     centre = float(np.median(x))
     deviation = np.abs(x - centre)
     spread = 1.4826 * float(np.median(deviation)) or 1.2533 * float(np.mean(deviation)) or abs(centre) / 16 or 1.0
-    if not math.isfinite(spread):
-        return 0, MAX_EXPONENT
     exponent = round(math.log2(spread)) - FRACTION_BITS
     reach = float(np.quantile(deviation, 0.999))
     exponent += sum(reach / Q_MAX > math.ldexp(1.0, exponent + k) for k in range(WIDEN_BITS))

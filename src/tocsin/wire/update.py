@@ -33,6 +33,7 @@ PACKET_BYTES = 1000  # < 1 KB, and inside one 1280-byte IPv6 datagram
 GRID_BYTES = 4096
 NAME_BYTES = 128  # longest source, feature or action name
 MAX_PARTS = 64
+MAX_LEVEL = 15  # 64**12 zones
 VERSION = 1
 DELTA, SNAPSHOT = 0, 1
 
@@ -259,7 +260,7 @@ def decode(raw: bytes) -> Packet:
     if raw[:3] != b"TU" + bytes((VERSION,)) or len(raw) < 4 or raw[3] > SNAPSHOT:
         raise WireError("not a statistical update of version 1")
     r = _Reader(raw, 4)
-    source, level, epoch, seq = r.text(), r.uint(3), r.uint(1 << 31), r.uint(1 << 62)
+    source, level, epoch, seq = r.text(), r.uint(MAX_LEVEL), r.uint(1 << 31), r.uint(1 << 62)
     part, parts = r.uint(MAX_PARTS), r.uint(MAX_PARTS)
     as_of_ms, agents, d = r.uint(1 << 53), r.uint(1 << 31), r.uint(MAX_FEATURES)
     size = MomentLayout(d).size + d * BINS

@@ -1,0 +1,185 @@
+"""One node of the tree: what it adds up, what it refuses, how it recovers."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from tocsin.aggregation.aggregator import HEARTBEAT_NS, Aggregator
+from tocsin.aggregation.messages import Adopt, Arrived, AskResend, Attach, Detach, Flush, ResendAsked, Upward
+from tocsin.aggregation.summary import MAX_ACTIONS, Summary
+from tocsin.errors import InputError
+from tocsin.stats.histogram import BINS, accumulate_histograms
+from tocsin.stats.moments import Grid, MomentLayout, accumulate_moments
+from tocsin.wire import update as wire
+
+GRID = Grid(("a", "b"), (0, 0), (-8, -8))
+EPOCH = 2
+
+
+def summary(n: int, seed: int = 0) -> Summary:
+    q = np.random.default_rng(seed).integers(-2000, 2000, (n, 2)).astype(np.int32)
+    moments, cells = np.zeros((1, MomentLayout(2).size), np.int64), np.zeros((1, 2 * BINS), np.int32)
+    accumulate_moments(q, np.zeros(n, np.int64), moments)
+    accumulate_histograms(q, np.zeros(n, np.int64), cells)
+    return Summary(EPOCH, 2, np.concatenate([moments[0], cells[0]]), {"act": n})
+
+
+def arrived(content: Summary, seq: int = 0, **changes: object) -> Arrived:
+    update = wire.Update(
+        kind=wire.SNAPSHOT if seq == 0 else wire.DELTA, source="r1", level=1, epoch=EPOCH, seq=seq,
+        as_of_ms=1000 + seq, agents=3, d=2, counts=content.counts, actions=content.actions,
+    )  # fmt: skip
+    (packet,) = wire.encode(msgspec.structs.replace(update, **changes))
+    return Arrived(packet)
+
+
+@pytest.fixture
+def zone() -> Aggregator:
+    node = Aggregator("z1", 2)
+    node.step(0, Adopt("g1"))
+    node.step(0, Attach("r1"))
+    node.step(0, Arrived(wire.encode_grid(EPOCH, GRID)))
+    return node
+
+
+def test_snapshots_and_deltas_add_up(zone: Aggregator) -> None:
+    zone.step(0, arrived(summary(5)))
+    zone.step(0, arrived(summary(7, 1), seq=1))
+    assert zone.total == summary(5) + summary(7, 1)
+    assert (zone.agents, zone.as_of_ms) == (3, 1001)
+    zone.step(0, arrived(summary(2, 2), seq=2, kind=wire.SNAPSHOT))
+    assert zone.total == summary(2, 2)
+    assert not zone.refused
+
+
+def test_a_child_that_leaves_takes_exactly_its_share(zone: Aggregator) -> None:
+    zone.step(0, Attach("r2"))
+    zone.step(0, arrived(summary(5)))
+    zone.step(0, arrived(summary(9, 1), source="r2"))
+    zone.step(0, Detach("r1"))
+    assert zone.total == summary(9, 1)
+    zone.step(0, Detach("r2"))
+    assert zone.total.is_zero()
+
+
+@pytest.mark.parametrize(
+    ("reason", "packet", "asks"),
+    [
+        ("duplicate", arrived(summary(5)), False),
+        ("gap", arrived(summary(1), seq=2), True),
+        ("old epoch", arrived(summary(1), seq=1, epoch=EPOCH - 1), False),
+        ("unknown epoch", arrived(summary(1), seq=1, epoch=EPOCH + 1), True),
+        ("not a child", arrived(summary(1), seq=1, source="r9"), False),
+        ("wrong level", arrived(summary(1), seq=1, level=0), False),
+        ("wrong dimension", arrived(Summary.empty(EPOCH, 1), seq=1, d=1), False),
+        ("impossible", arrived(Summary.empty(EPOCH, 2) - summary(9, 4), seq=1), True),
+        ("malformed", Arrived(b"TU\x01\x00garbage"), False),
+        ("conflicting grid", Arrived(wire.encode_grid(EPOCH, Grid(("a", "b"), (1, 0), (-8, -8)))), False),
+        ("old epoch", Arrived(wire.encode_grid(EPOCH - 1, GRID)), False),
+    ],
+)
+def test_refusals_are_counted_and_change_nothing(zone: Aggregator, reason: str, packet: Arrived, asks: bool) -> None:
+    zone.step(0, arrived(summary(5)))
+    before = zone.total
+    assert zone.step(0, packet) == ([AskResend("r1")] if asks else [])
+    assert zone.refused == {reason: 1}
+    assert zone.total == before
+
+
+def test_parts_apply_only_together(zone: Aggregator) -> None:
+    rng = np.random.default_rng(0)
+    many = {f"{'long' * 20}{k}": int(rng.integers(1, 1 << 40)) for k in range(40)}
+    update = wire.Update(
+        kind=wire.SNAPSHOT, source="r1", level=1, epoch=EPOCH, seq=0, as_of_ms=1, agents=1, d=2,
+        counts=summary(5).counts, actions=many,
+    )  # fmt: skip
+    packets = wire.encode(update)
+    assert len(packets) > 2
+    for packet in [packets[1], *packets[1:]]:
+        zone.step(0, Arrived(packet))
+    assert zone.total.is_zero()
+    assert zone.refused == {"duplicate": 1}
+    zone.step(0, Arrived(packets[0]))
+    assert zone.total.actions == many
+
+
+def test_a_newer_epoch_empties_the_slots(zone: Aggregator) -> None:
+    zone.step(0, arrived(summary(5)))
+    zone.step(0, Arrived(wire.encode_grid(EPOCH + 1, Grid(("a",), (0,), (-8,)))))
+    assert zone.total == Summary.empty(EPOCH + 1, 1)
+
+
+def upward(node: Aggregator, now_ns: int = 0) -> list[bytes]:
+    out = node.step(now_ns, Flush())
+    assert all(isinstance(o, Upward) and o.to == "g1" for o in out)
+    return [o.body for o in out if isinstance(o, Upward)]
+
+
+def test_upwards_goes_a_snapshot_then_differences_then_a_heartbeat(zone: Aggregator) -> None:
+    zone.step(0, arrived(summary(5)))
+    grid, first = upward(zone)
+    assert wire.decode_grid(grid) == (EPOCH, GRID)
+    assert wire.decode(first).kind == wire.SNAPSHOT
+    assert upward(zone, 1) == []
+    zone.step(0, arrived(summary(7, 1), seq=1))
+    (second,) = upward(zone, 2)
+    told = wire.join([wire.decode(second)])
+    assert (told.kind, told.seq, told.agents) == (wire.DELTA, 1, 3)
+    assert np.array_equal(told.counts, summary(7, 1).counts)
+    (beat,) = upward(zone, 2 + HEARTBEAT_NS)
+    assert not wire.join([wire.decode(beat)]).counts.any()
+    zone.step(0, ResendAsked())
+    _, again = upward(zone, 3 + HEARTBEAT_NS)
+    assert wire.decode(again).kind == wire.SNAPSHOT
+
+
+def test_groups_add_and_subtract_exactly() -> None:
+    a, b, c = summary(5), summary(7, 1), summary(11, 2)
+    assert (a + b) + c == c + (b + a)
+    assert a + b - b == a
+    assert (a - a).is_zero()
+    assert (a + b).digest() != a.digest()
+    assert hash(a + b) == hash(b + a)
+
+
+def test_what_does_not_add_up_is_refused() -> None:
+    a = summary(5)
+    for other in (Summary.empty(EPOCH + 1, 2), Summary.empty(EPOCH, 3)):
+        with pytest.raises(InputError):
+            a + other
+    huge = Summary(EPOCH, 2, np.full_like(a.counts, (1 << 62) - 1))
+    with pytest.raises(InputError, match="epoch"):
+        huge + huge
+    with pytest.raises(InputError):
+        Summary(EPOCH, 2, a.counts.astype(np.float64))  # type: ignore[arg-type]
+    with pytest.raises(InputError):
+        Summary(EPOCH, 3, a.counts)
+
+
+AT = MomentLayout(2)
+IMPOSSIBLE = {
+    "negative count": (0, -1),
+    "than there were events": (0, 1),
+    "beyond the grid": (AT.sums, 1 << 40),
+    "negative variance": (AT.products, 0),
+    "saturated": (1, 9),
+    "histogram": (AT.size + 63, 40),
+}
+
+
+@pytest.mark.parametrize(("problem", "change"), IMPOSSIBLE.items())
+def test_impossible_summaries_are_named(problem: str, change: tuple[int, int]) -> None:
+    counts = summary(5).counts.copy()
+    summary(5).refuse_impossible()
+    counts[change[0]] = change[1]
+    with pytest.raises(InputError, match=problem):
+        Summary(EPOCH, 2, counts).refuse_impossible()
+
+
+def test_impossible_actions_are_named() -> None:
+    with pytest.raises(InputError, match="negative"):
+        Summary(EPOCH, 2, summary(5).counts, {"x": -1}).refuse_impossible()
+    with pytest.raises(InputError, match="more than"):
+        Summary(EPOCH, 2, summary(5).counts, {str(k): 1 for k in range(MAX_ACTIONS + 2)}).refuse_impossible()
