@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tocsin.errors import VerificationError, WireError
 from tocsin.model.evidence import Q32, Evidence, EvidenceBatch
@@ -93,6 +94,23 @@ class FleetPosterior:
     def entries(self) -> dict[str, PosteriorEntry]:
         """Committed entries by agent; not to be changed."""
         return self._state.entries
+
+    def stated_about(self, agent_id: str) -> list[dict[str, Any]]:
+        """For people: what each monitor that spoke said about an agent, in nats, and whether it was trimmed away."""
+        said = self._state.statements.get(agent_id, self._silent)
+        sums = [clip_q32(total) for total in said.log_bf]
+        kept = sorted(sums)[self._f : self._n - self._f]
+        return [
+            {
+                "monitor": m,
+                "log_bf_nats": total / Q32,
+                "log_e_nats": said.log_e[m] / Q32,
+                "last_seq": said.last_seq[m],
+                "trimmed": not kept[0] <= total <= kept[-1],
+            }
+            for m, total in enumerate(sums)
+            if said.last_seq[m] >= 0
+        ]
 
     def preview(self, batches: Sequence[EvidenceBatch]) -> Preview:
         """See consensus/fold.py. The handle is the new state beside the one it came from."""
