@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ class Admission:
         known = self._check_agents(rows, keep, refused)
         self._check_late(t_ns, known[rows.agent], keep, refused)
         self._check_duplicates(rows, keep, refused)
-        index = np.flatnonzero(keep)
+        index: NDArray[np.int64] = np.flatnonzero(keep)
         kept = take(rows, index, self.next_offset)
         batch = _with(kept, t_ns[index], self._phases(known[kept.agent], t_ns[index]))
         self.next_offset += len(batch)
@@ -138,7 +138,8 @@ class Admission:
     def _check_agents(self, rows: EventBatch, keep: NDArray[np.bool_], refused: Counter[str]) -> NDArray[np.int64]:
         """Index of each of the batch's agents; -1 for those there is no room for."""
         known = np.full(len(rows.agents) + 1, -1, np.int64)
-        for code in np.unique(rows.agent[keep]).tolist():
+        codes: list[int] = np.unique(rows.agent[keep]).tolist()
+        for code in codes:
             agent = rows.agents[code]
             if agent in self._agents or len(self._agents) < self._config.max_agents:
                 known[code] = self._index(agent)
@@ -194,5 +195,4 @@ def _refuse(keep: NDArray[np.bool_], bad: NDArray[np.bool_], reason: str, refuse
 
 def _with(batch: EventBatch, t_ns: NDArray[np.int64], phase: NDArray[np.int8]) -> EventBatch:
     """`batch` with its times and phases replaced."""
-    columns = {name: getattr(batch, name) for name in EventBatch.__dataclass_fields__}
-    return EventBatch(**{**columns, "t_ns": t_ns, "phase": phase})
+    return replace(batch, t_ns=t_ns, phase=phase)

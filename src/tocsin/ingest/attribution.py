@@ -8,14 +8,16 @@ durable, although its request has been answered. The bound on its age is what a 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from itertools import islice
+from typing import Any, cast
 
 from tocsin.ingest import names
 from tocsin.ingest.catalogue import EFFECTS, effect_of
+from tocsin.ingest.ragged import text_hash
 from tocsin.ingest.rows import BatchBuilder, Row, bounded, number
 from tocsin.ingest.sessions import Sessions, output_length, plain_text, structure
 from tocsin.ingest.traces import Link, Trace, TraceBuffer
@@ -29,8 +31,12 @@ MAX_METRIC_NAME = 64
 MAX_METRICS_PER_SPAN = 64
 FINAL_ACTION = "_final"
 _NAN = float("nan")
+_ANNOTATIONS = (
+    (names.MCP_READ_ONLY, Effect.READ),
+    (names.MCP_OPEN_WORLD, Effect.EGRESS),
+    (names.MCP_DESTRUCTIVE, Effect.WRITE),
+)
 _KINDS = {"execute_tool": Kind.CALL, "chat": Kind.CHAT, "invoke_agent": Kind.FINAL}
-_METRIC = names.METRIC_PREFIX
 
 
 class _Resource:
@@ -82,7 +88,7 @@ class Attributor:
             trace = self._buffer.add(trace_id, span_id, link, now_ns)
             if link.agent or not link.parent:
                 touched[id(trace)] = trace
-            row = self._row(spans, i, resource, operation, trace)
+            row = self._row(spans, i, resource, operation, trace, link.tool)
             if row is None:
                 self.counts[IGNORED] += 1
             elif link.agent and not row.mcp:
@@ -125,11 +131,13 @@ class Attributor:
         if not conversation:
             trace.begun_unnamed = True
         row.agent = agent
-        row.session = _hash(b"c" + conversation.encode("utf-8", "replace") if conversation else b"t" + trace_id)
+        row.session = session_hash(conversation) if conversation else _number(trace_id[:8])
         row.words = self._sessions.words(conversation or trace_id)
         return row
 
-    def _row(self, spans: SpanColumns, i: int, resource: _Resource, operation: str, trace: Trace) -> Row | None:
+    def _row(
+        self, spans: SpanColumns, i: int, resource: _Resource, operation: str, trace: Trace, tool: str
+    ) -> Row | None:
         attributes = spans.attributes[i]
         metrics = _metrics(attributes)
         kind = _KINDS.get(operation, Kind.METRIC)
@@ -146,9 +154,9 @@ class Attributor:
         values = [duration_ms, _NAN, _NAN, 1.0 if error else 0.0, _NAN, _NAN, _NAN]
         action, effect, arguments = "", Effect.UNKNOWN, ""
         if kind == Kind.CALL:
-            action = _tool(attributes, spans.name[i])
-            effect = _effect(attributes, action)
-            arguments = self._arguments(attributes, key, action, values)
+            action = tool
+            effect = _effect(attributes, tool)
+            arguments = self._arguments(attributes, key, tool, values)
         elif kind == Kind.CHAT:
             # Only here: an agent span repeats the sum of its model calls.
             values[1] = number(names.first(attributes, names.INPUT_TOKENS))
@@ -158,19 +166,19 @@ class Attributor:
         if kind in (Kind.CHAT, Kind.FINAL) and (length := output_length(attributes)) is not None:
             values[5] = length
         return Row(
-            event_id=_hash(spans.trace_id[i] + spans.span_id[i]) or 1,
+            event_id=_event_id(spans.trace_id[i], spans.span_id[i]),
             t_ns=spans.end_ns[i],
             kind=kind,
             action=action,
             effect=effect,
-            group=bounded(names.text(attributes, names.ROLE)) or resource.group,
-            context=bounded(names.text(attributes, names.CONTEXT)) or resource.context,
+            group=_own(attributes, names.ROLE, resource.group),
+            context=_own(attributes, names.CONTEXT, resource.context),
             values=values,
             metrics=metrics,
             arguments=arguments,
             words=(),
             fallback=resource.service,
-            mcp=kind == Kind.CALL and _is_mcp(attributes, spans.name[i]),
+            mcp=kind == Kind.CALL and names.is_mcp_call(attributes, spans.name[i]),
         )
 
     def _arguments(self, attributes: Mapping[str, Any], key: object, tool: str, values: list[float]) -> str:
@@ -181,7 +189,8 @@ class Attributor:
             result = names.first(attributes, names.RAW_RESULT)
             digest = ""
             if raw is not None:
-                arguments: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {"input": raw}
+                named = isinstance(raw, Mapping)
+                arguments = cast(Mapping[str, Any], raw) if named else {"input": raw}
                 digest = self._sessions.digest(key).call(tool, arguments)
                 values[4] = len(arguments)
             if result is not None:
@@ -194,22 +203,27 @@ class Attributor:
 
 
 def _link(attributes: Mapping[str, Any], resource: _Resource, operation: str, parent: bytes, span_name: str) -> Link:
-    agent = bounded(names.text(attributes, names.AGENT_EXPLICIT)) or resource.agent
-    if not agent:
+    tool = _tool(attributes, span_name) if operation == "execute_tool" else ""
+    agent = resource.agent
+    # Most spans name no agent: look before formatting anything.
+    if names.AGENT_EXPLICIT[0] in attributes:
+        agent = bounded(names.text(attributes, names.AGENT_EXPLICIT)) or agent
+    if not agent and names.AGENT_ID[0] in attributes:
         agent = bounded(names.text(attributes, names.AGENT_ID))
-    if not agent and (name := names.text(attributes, names.AGENT_NAME)):
-        agent = bounded(f"{resource.service}/{_escaped(name)}" if resource.service else _escaped(name))
-    if not agent and operation == "invoke_agent":
-        # 'invoke_agent {name}', the conventions' name of an agent span.
-        name = span_name.removeprefix("invoke_agent ")
-        agent = bounded(f"{resource.service}/{_escaped(name)}" if resource.service else _escaped(name))
-    return Link(
-        parent,
-        agent,
-        names.text(attributes, names.CONVERSATION),
-        _tool(attributes, span_name) if operation == "execute_tool" else "",
-        resource.service or bounded(span_name) if not parent else "",
-    )
+    if not agent:
+        name = names.text(attributes, names.AGENT_NAME)
+        if not name and operation == "invoke_agent":
+            # 'invoke_agent {name}', the conventions' name of an agent span.
+            name = span_name.removeprefix("invoke_agent ")
+        if name:
+            agent = bounded(f"{resource.service}/{_escaped(name)}" if resource.service else _escaped(name))
+    fallback = resource.service or bounded(span_name) if not parent else ""
+    return Link(parent, agent, names.text(attributes, names.CONVERSATION), tool, fallback)
+
+
+def _own(attributes: Mapping[str, Any], concept: tuple[str, ...], otherwise: str) -> str:
+    """The span's own text of a concept, else its resource's."""
+    return bounded(names.text(attributes, concept)) or otherwise if concept[0] in attributes else otherwise
 
 
 def _tool(attributes: Mapping[str, Any], span_name: str) -> str:
@@ -224,35 +238,28 @@ def _effect(attributes: Mapping[str, Any], tool: str) -> Effect:
     stated = attributes.get("tocsin.tool.effect")
     if isinstance(stated, str) and stated in EFFECTS:
         return EFFECTS[stated]
-    if names.first(attributes, names.MCP_READ_ONLY) is True:
-        return Effect.READ
-    if names.first(attributes, names.MCP_OPEN_WORLD) is True:
-        return Effect.EGRESS
-    if names.first(attributes, names.MCP_DESTRUCTIVE) is True:
-        return Effect.WRITE
+    for concept, effect in _ANNOTATIONS:
+        if attributes.get(concept[0]) is True:
+            return effect
     return effect_of(tool)
 
 
-def _is_mcp(attributes: Mapping[str, Any], span_name: str) -> bool:
-    return attributes.get("mcp.method.name") == names.MCP_CALL or span_name.startswith("tools/call ")
-
-
 def _failed(attributes: Mapping[str, Any]) -> bool:
-    if names.first(attributes, names.ERROR) is not None:
+    if attributes.get(names.ERROR[0]):
         return True
-    return names.first(attributes, names.RPC_STATUS) not in (None, 0, "0", "OK")
+    return attributes.get(names.RPC_STATUS[0]) not in (None, "", 0, "0", "OK")
 
 
 def _metrics(attributes: Mapping[str, Any]) -> dict[str, float] | None:
-    found: dict[str, float] | None = None
-    for key, value in attributes.items():
-        if key.startswith(_METRIC) and (found is None or len(found) < MAX_METRICS_PER_SPAN):
-            name = key[len(_METRIC) :]
-            measured = number(value)
-            if 0 < len(name) <= MAX_METRIC_NAME and not math.isnan(measured):
-                found = found or {}
-                found[name] = measured
-    return found
+    sent = attributes.get(names.METRIC_PREFIX)
+    if sent is None:
+        return None
+    found: dict[str, float] = {}
+    for name, value in islice(sent.items(), MAX_METRICS_PER_SPAN):
+        measured = number(value)
+        if 0 < len(name) <= MAX_METRIC_NAME and not math.isnan(measured):
+            found[name] = measured
+    return found or None
 
 
 def _joined(*parts: str) -> str:
@@ -263,5 +270,16 @@ def _escaped(part: str) -> str:
     return part.replace("%", "%25").replace("/", "%2F")
 
 
-def _hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+@lru_cache(maxsize=16_384)
+def session_hash(conversation: str) -> int:
+    """The session of a conversation id, the same at every receiver."""
+    return text_hash("conversation " + conversation)
+
+
+def _event_id(trace_id: bytes, span_id: bytes) -> int:
+    """Never 0. Ids are random by the conventions; whoever can forge the one can forge the other."""
+    return _number(trace_id[8:]) ^ _number(span_id) or 1
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little", signed=True)

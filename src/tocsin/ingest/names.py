@@ -80,27 +80,27 @@ OPERATIONS: Final[dict[str, str]] = {
 }
 MCP_CALL: Final = "tools/call"
 
-_ALL: Final = (
-    AGENT_EXPLICIT + AGENT_ID + AGENT_NAME + ROLE + CONTEXT + CONVERSATION + TOOL + TOOL_EFFECT
-    + TOOL_ARGUMENTS_DIGEST + PROMPT_SIGNATURE + INPUT_TOKENS + OUTPUT_TOKENS + ERROR + RPC_STATUS + MCP_METHOD
-    + MCP_READ_ONLY + MCP_DESTRUCTIVE + MCP_OPEN_WORLD + RAW_ARGUMENTS + RAW_RESULT + RAW_INPUT + RAW_OUTPUT
-    + ENVIRONMENT + NAMESPACE + SERVICE + OPERATION
+WANTED: Final = Wanted(
+    (
+        AGENT_EXPLICIT, AGENT_ID, AGENT_NAME, ROLE, CONTEXT, CONVERSATION, TOOL, TOOL_EFFECT, TOOL_ARGUMENTS_DIGEST,
+        PROMPT_SIGNATURE, INPUT_TOKENS, OUTPUT_TOKENS, ERROR, RPC_STATUS, MCP_METHOD, MCP_READ_ONLY, MCP_DESTRUCTIVE,
+        MCP_OPEN_WORLD, RAW_ARGUMENTS, RAW_RESULT, RAW_INPUT, RAW_OUTPUT, ENVIRONMENT, NAMESPACE, SERVICE, OPERATION,
+    ),
+    METRIC_PREFIX,
 )  # fmt: skip
-WANTED: Final = Wanted(frozenset(_ALL), METRIC_PREFIX)
 
 
-def first(attributes: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """Value of the first of `names` that is present and not empty, else None."""
-    for name in names:
-        value = attributes.get(name)
-        if value is not None and value != "":
-            return value
-    return None
+def first(attributes: Mapping[str, Any], concept: tuple[str, ...]) -> Any:
+    """The attribute filed under `concept`, None where it is absent or empty."""
+    value = attributes.get(concept[0])
+    return None if value == "" else value
 
 
-def text(attributes: Mapping[str, Any], names: tuple[str, ...], limit: int = 256) -> str:
+def text(attributes: Mapping[str, Any], concept: tuple[str, ...], limit: int = 256) -> str:
     """Like `first`, as a string of at most `limit` characters; '' where absent or not a scalar."""
-    value = first(attributes, names)
+    value = attributes.get(concept[0])
+    if value is None:
+        return ""
     if isinstance(value, str):
         return value[:limit]
     return str(value) if isinstance(value, int | float) else ""
@@ -108,12 +108,16 @@ def text(attributes: Mapping[str, Any], names: tuple[str, ...], limit: int = 256
 
 def operation(attributes: Mapping[str, Any], span_name: str) -> str:
     """GenAI operation of a span ('execute_tool', 'chat', 'invoke_agent', or '' for anything else)."""
-    for name in OPERATION:
-        value = attributes.get(name)
-        if isinstance(value, str) and value:
-            return OPERATIONS.get(value) or OPERATIONS.get(value.lower(), "")
-    if attributes.get("mcp.method.name") == MCP_CALL or span_name.startswith("tools/call "):
+    value = attributes.get("gen_ai.operation.name")
+    if isinstance(value, str) and value:
+        return OPERATIONS.get(value) or OPERATIONS.get(value.lower(), "")
+    if is_mcp_call(attributes, span_name):
         return "execute_tool"
     # The conventions name a span '{operation} {target}'.
     head, _, rest = span_name.partition(" ")
     return OPERATIONS[head] if rest and head in ("execute_tool", "chat", "invoke_agent") else ""
+
+
+def is_mcp_call(attributes: Mapping[str, Any], span_name: str) -> bool:
+    """Whether the span is an MCP `tools/call`, on the client's or the server's side."""
+    return attributes.get("mcp.method.name") == MCP_CALL or span_name.startswith("tools/call ")

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -63,7 +63,7 @@ class Receiver:
         await self._settle()
         columns, batch = await self._work(self._decode_traces, encoding, body, gzipped)
         admitted = await self._accept(batch)
-        left_out = Counter(columns.refused)
+        left_out: Counter[str] = Counter(columns.refused)
         left_out.update({reason: count for reason, count in admitted.refused.items() if reason != DUPLICATE})
         self.counts.update(spans=len(columns))
         self.counts.update(columns.refused)
@@ -211,7 +211,7 @@ def build_app(
     receiver = Receiver(sink, Attributor(salt), now_ns)
 
     @contextlib.asynccontextmanager
-    async def living(app: Starlette) -> AsyncIterator[None]:
+    async def living(app: Starlette) -> AsyncGenerator[None]:
         async with contextlib.AsyncExitStack() as stack:
             if lifespan is not None:
                 await stack.enter_async_context(lifespan(app))

@@ -18,6 +18,7 @@ from tocsin.model.events import EventBatch
 CORE: Final = ("duration_ms", "input_tokens", "output_tokens", "error", "n_args", "msg_len", "out_len")
 MAX_METRICS: Final = 64  # further names of `tocsin.metric.*` in one batch are dropped and counted
 MAX_ID_BYTES: Final = 256
+MAX_KNOWN: Final = 65_536
 _NAN: Final = float("nan")
 
 Argument = tuple[int, int, int, int, int]  # name, value, type, flags, length
@@ -44,10 +45,10 @@ class Row(msgspec.Struct):
 
 
 class BatchBuilder:
-    """Columns of rows. Argument names repeat, so their hashes are remembered, up to a bound."""
+    """Columns of rows. Arguments recur, so their hashes are remembered, up to a bound."""
 
     def __init__(self) -> None:
-        self._names: dict[str, int] = {}
+        self._known: dict[str, Argument] = {}
         self.metrics_dropped = 0
         self.arguments_malformed = 0
 
@@ -117,23 +118,28 @@ class BatchBuilder:
         """Arguments of one call; what is malformed is left out and counted, as the text is the sender's."""
         out: list[Argument] = []
         for part in text.split("|")[:MAX_ARGUMENTS]:
-            fields = part.rsplit(":", 5)
-            if len(fields) != 6:
+            argument = self._known.get(part)
+            if argument is None:
+                argument = _argument(part)
+                if len(self._known) >= MAX_KNOWN:
+                    self._known.clear()
+                if argument is not None and len(part) < 128:
+                    self._known[part] = argument
+            if argument is None:
                 self.arguments_malformed += 1
-                continue
-            name, kind, value, in_prompt, in_output, length = fields
-            flags = (in_prompt == "1") | (in_output == "1") << 1
-            size = int(length) if length.isascii() and length.isdigit() and len(length) < 10 else 0
-            out.append((self._name(name), text_hash(value), TYPE_CODES.get(kind, OTHER), flags, min(size, MAX_LENGTH)))
+            else:
+                out.append(argument)
         return out
 
-    def _name(self, name: str) -> int:
-        known = self._names.get(name)
-        if known is None:
-            if len(self._names) >= 65_536:
-                self._names.clear()
-            known = self._names[name] = text_hash(name)
-        return known
+
+def _argument(part: str) -> Argument | None:
+    fields = part.rsplit(":", 5)
+    if len(fields) != 6:
+        return None
+    name, kind, value, in_prompt, in_output, length = fields
+    flags = (in_prompt == "1") | (in_output == "1") << 1
+    size = int(length) if length.isascii() and length.isdigit() and len(length) < 12 else 0
+    return text_hash(name), text_hash(value), TYPE_CODES.get(kind, OTHER), flags, min(size, MAX_LENGTH)
 
 
 def bounded(text: str) -> str:

@@ -6,6 +6,7 @@ before and while decoding: whatever the bytes, the result is `SpanColumns` or a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +30,23 @@ STATUS_ERROR = 2
 DECODER = api_implementation.Type()
 
 
-@dataclass(frozen=True, slots=True)
 class Wanted:
-    """Attributes to read: exact `keys`, and every key that starts with `prefix`."""
+    """Attributes to read: names of one concept each, most trusted first, and every name that starts with `prefix`.
 
-    keys: frozenset[str]
-    prefix: str = "tocsin."
+    An attribute is filed under the first name of its concept; of several, the most trusted non-empty one counts.
+    Those with the prefix are filed together, as a dict without it, under the prefix.
+    """
+
+    def __init__(self, concepts: Sequence[Sequence[str]], prefix: str) -> None:
+        self.filed_as = {name: concept[0] for concept in concepts for name in concept}
+        self.rank = {name: rank for concept in concepts for rank, name in enumerate(concept)}
+        self.prefix = prefix
+
+    def settle(self, found: dict[str, Any], aliases: dict[str, Any]) -> None:
+        """File attributes that came under other names than their concept's first."""
+        for name in sorted(aliases, key=self.rank.__getitem__):
+            if found.get(self.filed_as[name], "") == "":
+                found[self.filed_as[name]] = aliases[name]
 
 
 @dataclass(slots=True)
@@ -152,23 +164,24 @@ def _attributes(pairs: Any, wanted: Wanted, columns: SpanColumns) -> dict[str, A
     if len(pairs) > MAX_ATTRIBUTES:
         columns.shorten("attributes")
         pairs = pairs[:MAX_ATTRIBUTES]
-    keys, prefix = wanted.keys, wanted.prefix
+    filed_as, prefix = wanted.filed_as, wanted.prefix
     found: dict[str, Any] = {}
+    aliases: dict[str, Any] = {}
     for pair in pairs:
         key = pair.key
-        if key in keys or key.startswith(prefix):
-            value = pair.value
-            kind = value.WhichOneof("value")
-            if kind == "string_value":
-                text = value.string_value
-                if len(text) > MAX_ATTRIBUTE_CHARS:
-                    columns.shorten("attribute_length")
-                    text = text[:MAX_ATTRIBUTE_CHARS]
-                found[key] = text
-            elif kind == "int_value":
-                found[key] = value.int_value
-            elif kind is not None:
-                found[key] = _plain(value, columns, 0)
+        name = filed_as.get(key)
+        if name is not None:
+            value = pair.value.string_value
+            if not value or len(value) > MAX_ATTRIBUTE_CHARS:
+                value = _plain(pair.value, columns, 0)
+            if name == key:
+                found[key] = value
+            else:
+                aliases[key] = value
+        elif key.startswith(prefix):
+            found.setdefault(prefix, {})[key[len(prefix) :]] = _plain(pair.value, columns, 0)
+    if aliases:
+        wanted.settle(found, aliases)
     return found
 
 
@@ -182,6 +195,8 @@ def _plain(value: Any, columns: SpanColumns, depth: int) -> Any:
         return text[:MAX_ATTRIBUTE_CHARS]
     if kind in ("int_value", "bool_value", "double_value"):
         return getattr(value, kind)
+    if kind is None:
+        return None
     if kind not in ("array_value", "kvlist_value") or depth >= MAX_DEPTH:
         columns.shorten("attribute_kind")
         return None
@@ -211,7 +226,7 @@ def _check_span_count(body: bytes) -> None:
                     raise TooLarge(f"request carries more than {MAX_SPANS} spans", remedy="export smaller batches")
 
 
-def _fields(body: bytes, position: int, end: int, number: int) -> Any:
+def _fields(body: bytes, position: int, end: int, number: int) -> Iterator[tuple[int, int]]:
     """(start, end) of each length-delimited field `number` in a message; stops where the bytes make no sense."""
     while position < end:
         tag, position = _varint(body, position, end)

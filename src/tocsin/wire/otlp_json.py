@@ -164,11 +164,19 @@ def _attributes(pairs: Sequence[_Pair], wanted: Wanted, columns: SpanColumns) ->
         columns.shorten("attributes")
         pairs = pairs[:MAX_ATTRIBUTES]
     found: dict[str, Any] = {}
+    aliases: dict[str, Any] = {}
     for pair in pairs:
-        if pair.value is not None and (pair.key in wanted.keys or pair.key.startswith(wanted.prefix)):
-            value = _plain(pair.value, columns, 0)
-            if value is not None:
-                found[pair.key] = value
+        name = wanted.filed_as.get(pair.key)
+        if pair.value is None or (name is None and not pair.key.startswith(wanted.prefix)):
+            continue
+        value = _plain(pair.value, columns, 0)
+        if name is None:
+            found.setdefault(wanted.prefix, {})[pair.key[len(wanted.prefix) :]] = value
+        elif name == pair.key:
+            found[name] = value
+        else:
+            aliases[pair.key] = value
+    wanted.settle(found, aliases)
     return found
 
 
@@ -207,8 +215,8 @@ def _integer(value: int | str) -> int | None:
 
 def _double(value: float | str) -> float | None:
     """A double; OTLP writes 'NaN' and 'Infinity' as text."""
-    if isinstance(value, float):
-        return value
+    if isinstance(value, int | float):
+        return float(value)
     try:
         return float(value) if len(value) <= 32 else None
     except ValueError:
