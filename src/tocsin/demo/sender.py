@@ -225,6 +225,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--speed", type=float, default=0.0, help="fleet seconds per second; 0: as fast as accepted")
     parser.add_argument("--connections", type=int, default=2)
     parser.add_argument("--token", default="", help="bearer token, where the receiver asks for one")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds to keep trying one request")
     parser.add_argument("--archive", type=Path, default=None)
     parser.add_argument("--cache", type=Path, default=None)
     return parser.parse_args(argv)
@@ -236,7 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = JsonLines(args.part)
     options = FleetOptions(args.fleet, args.size, args.share, args.seed, args.archive, args.cache)
     try:
-        sender = Sender(args.endpoint, token=args.token, speed=args.speed, report=report)
+        sender = Sender(
+            args.endpoint, token=args.token, speed=args.speed, patience_seconds=args.patience, report=report
+        )
         fleet = build_fleet(options, lambda runs: report({"event": "reading", "runs": runs}))
         began = time.monotonic()
         connections = min(16, max(1, args.connections))
