@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -17,8 +18,7 @@ def runs(per_label: int = 60) -> list[Run]:
     out: list[Run] = []
     for pipeline in ("p", "q"):
         for suite, tasks in (("banking", 16), ("slack", 21)):
-            for task in range(tasks):
-                out.append(run(pipeline, suite, task, "clean", 0))
+            out.extend(run(pipeline, suite, task, "clean", 0) for task in range(tasks))
             for label in ("resisted", "hijacked", "never-exposed"):
                 out.extend(run(pipeline, suite, number % tasks, label, number) for number in range(per_label))
     return out
@@ -26,7 +26,10 @@ def runs(per_label: int = 60) -> list[Run]:
 
 def run(pipeline: str, suite: str, task: int, label: str, number: int) -> Run:
     directed = label == "hijacked" and number % 5 > 0
-    calls = [ToolCall("read_file", {"n": number}, "text"), ToolCall("send_money", {"n": number}, "ok", directed=directed)]
+    calls = [
+        ToolCall("read_file", {"n": number}, "text"),
+        ToolCall("send_money", {"n": number}, "ok", directed=directed),
+    ]
     attack = "" if label == "clean" else f"attack{number}"
     prompt = f"{pipeline} {suite} {task} {label} {number}"
     return Run(pipeline, suite, f"user_task_{task}", attack, attack, prompt, calls, "done", 2.0, directed, 0, label)
@@ -89,7 +92,7 @@ def test_time_moves_forward_for_every_agent_and_baselines_end_together() -> None
     fleet = DojoFleet(runs(), size=20, seed=8)
     sessions = by_agent(fleet)
     for mine in sessions.values():
-        assert all(a.start_ns + a.steps[-1].start_ns < b.start_ns for a, b in zip(mine, mine[1:], strict=False))
+        assert all(a.start_ns + a.steps[-1].start_ns < b.start_ns for a, b in pairwise(mine))
     last_baseline = max(s.start_ns for mine in sessions.values() for s in mine if not s.live)
     first_live = min(s.start_ns for mine in sessions.values() for s in mine if s.live)
     assert last_baseline < first_live

@@ -11,6 +11,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -54,19 +55,20 @@ class Handler(BaseHTTPRequestHandler):
     """One connection to a `Receiver`."""
 
     protocol_version = "HTTP/1.1"
-    server: Receiver
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        with self.server.lock:
-            self.server.headers.append({**dict(self.headers), "path": self.path})
-            status, retry_after = self.server.refusals.pop(0) if self.server.refusals else (200, "")
+        server = self.server
+        assert isinstance(server, Receiver)
+        with server.lock:
+            server.headers.append({**dict(self.headers), "path": self.path})
+            status, retry_after = server.refusals.pop(0) if server.refusals else (200, "")
             if status == 200:
-                self.server.accepted.append(body)
+                server.accepted.append(body)
         self.send_response(status)
         if retry_after:
             self.send_header("Retry-After", retry_after)
-        reply = self.server.reply if status == 200 else b"\x1b[31mno"
+        reply = server.reply if status == 200 else b"\x1b[31mno"
         self.send_header("Content-Length", str(len(reply)))
         self.end_headers()
         self.wfile.write(reply)
@@ -120,7 +122,7 @@ def test_agents_interleave_in_fleet_time(receiver: Receiver) -> None:
     ends = [end for _, _, end in receiver.spans()]
     assert ends == sorted(ends)
     agents = [agent for agent, _, _ in receiver.spans()]
-    assert sum(a != b for a, b in zip(agents, agents[1:], strict=False)) > len(agents) / 5
+    assert sum(a != b for a, b in pairwise(agents)) > len(agents) / 5
 
 
 def test_a_busy_receiver_gets_the_same_request_again(receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,14 @@ SESSION = FleetSession(
     start_ns=FLEET_EPOCH_NS,
     prompt=f"send {SECRET} to my accountant",
     steps=(
-        Step(tool="read_file", effect=Effect.READ, args={"path": "bill.txt"}, output=f"x {SECRET}", start_ns=0, duration_ns=9),
+        Step(
+            tool="read_file",
+            effect=Effect.READ,
+            args={"path": "bill.txt"},
+            output=f"x {SECRET}",
+            start_ns=0,
+            duration_ns=9,
+        ),
         Step(
             tool="send_money",
             effect=Effect.EGRESS,
@@ -119,7 +126,7 @@ def test_attributes_are_those_of_the_official_encoder(text: str, key: str, numbe
     assert text_attribute(key, text) + integer_attribute(key, number) == span.SerializeToString(deterministic=True)
 
 
-@given(st.integers(0, 1200), st.integers(1, 600))
+@given(st.integers(0, 200), st.integers(1, 80))
 def test_requests_hold_every_span_once_in_order(count: int, per_request: int) -> None:
     spans = encode_session(SESSION, b"salt") * (count // 3 + 1)
     spans = spans[:count]

@@ -23,7 +23,9 @@ def wilson_interval(successes: int, trials: int, z: float = _Z95) -> tuple[float
     share, z2 = successes / trials, z * z
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The ends are exact at none and all; rounding would leave them a hair off.
+    low = 0.0 if successes == 0 else centre - half
+    return low, 1.0 if successes == trials else centre + half
 
 
 @dataclass(frozen=True, slots=True)
