@@ -158,7 +158,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     late_seconds: Annotated[
         int,
         _knob(
-            "how old an event may be when it arrives; older ones are refused and counted",
+            "how far behind its agent's newest event an event may be",
             unit="seconds",
             trade_off="longer: slow exporters lose nothing; a replayed event is recognised for that long only",
             ge=0,

@@ -94,7 +94,7 @@ class TocsinServer:
             AdmissionConfig(
                 warmup_events=settings.learning.warmup_events,
                 max_agents=limits.max_agents,
-                max_late_seconds=max(1, limits.late_seconds),
+                late_seconds=limits.late_seconds,
             ),
             None if accelerated else time.time_ns,
         )
@@ -121,14 +121,14 @@ class TocsinServer:
         from tocsin.ingest.otlp_http import build_app
 
         self.service.start(progress)
-        app: Any = build_app(self.service, routes(self.service), max_body_bytes=self.settings.server.max_body_bytes)
+        app: Any = build_app(self.service, routes(self.service), salt=self.data.salt)
         if self.settings.server.token:
             app = BearerToken(app, self.settings.server.token)
         config = uvicorn.Config(
             app,
             log_level="warning",
             access_log=False,
-            lifespan="off",
+            lifespan="on",
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             server_header=False,
         )

@@ -113,16 +113,14 @@ class _Api:
         self._service = service
 
     async def health(self, _: Request) -> Response:
-        await self._service.ask(lambda engine, _: engine.events)
+        self._service.check_alive()
         return json_response({"ok": True})
 
     async def status(self, _: Request) -> Response:
-        status = await self._service.ask(lambda engine, _: engine.status())
-        return json_response({**status, **self._service.counters()})
+        return json_response(self._service.status())
 
     async def metrics(self, _: Request) -> Response:
-        status = await self._service.ask(lambda engine, _: engine.status())
-        return Response(metrics_text({**status, **self._service.counters()}), media_type="text/plain; version=0.0.4")
+        return Response(metrics_text(self._service.status()), media_type="text/plain; version=0.0.4")
 
     async def agents(self, request: Request) -> Response:
         limit = _limit(request)

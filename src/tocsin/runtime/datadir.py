@@ -23,6 +23,7 @@ class DataDir:
     path: Path
     roster: Roster
     signers: tuple[Signer, ...]
+    salt: bytes  # keys the digests of raw text, so that a value keeps its digest over restarts
     _lock: int
 
     @property
@@ -72,10 +73,11 @@ def open_datadir(path: Path, *, monitors: int, alpha_ppm: int, prior_ppm: int) -
                 f"another tocsin is using {path}", remedy="stop it, or choose another directory with --data"
             ) from error
         roster, signers = _keys(path, monitors, alpha_ppm, prior_ppm)
+        salt = _salt(path / "keys" / "digest.salt")
     except BaseException:
         os.close(lock)
         raise
-    return DataDir(path, roster, signers, lock)
+    return DataDir(path, roster, signers, salt, lock)
 
 
 def read_roster(path: Path) -> Roster:
@@ -105,6 +107,12 @@ def write_durably(file: Path, body: bytes, mode: int = 0o644) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _salt(file: Path) -> bytes:
+    if not file.exists():
+        write_durably(file, os.urandom(32), 0o600)
+    return file.read_bytes()
 
 
 def _keys(path: Path, monitors: int, alpha_ppm: int, prior_ppm: int) -> tuple[Roster, tuple[Signer, ...]]:

@@ -149,6 +149,7 @@ class Engine:
         """Counts for people and dashboards; cheap enough for every second."""
         detector = self.witness.detector
         return {
+            "as_of_ms": self.clock.now_ns() // 1_000_000,
             "events": self.events,
             "agents": len(self.witness.names),
             "agents_judged": detector.fleet_size,

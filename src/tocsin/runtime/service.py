@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -64,6 +65,17 @@ class _Seal:
     done: Future[int]
 
 
+def _answer(done: Future[T], value: T) -> None:
+    """Tell whoever waits; a sender that has hung up does not matter."""
+    if done.set_running_or_notify_cancel():
+        done.set_result(value)
+
+
+def _fail(done: Future[Any], error: BaseException) -> None:
+    if not done.done() and done.set_running_or_notify_cancel():
+        done.set_exception(error)
+
+
 class FleetService:
     """Start with `start()`, feed through `accept`, ask through `ask`, end with `stop()`. Thread-safe."""
 
@@ -94,6 +106,7 @@ class FleetService:
         self._waiting_rows = 0
         self._counting = threading.Lock()
         self._failure: BaseException | None = None
+        self._status = self.engine.status()
         self._listeners: list[Callable[[Verdict], None]] = []
         self._writer = threading.Thread(target=self._guarded(self._write_forever), name="tocsin-writer")
         self._analyst = threading.Thread(target=self._guarded(self._analyse_forever), name="tocsin-engine")
@@ -110,6 +123,7 @@ class FleetService:
             if progress is not None:
                 progress(self.engine.events, total)
         self.engine.start()
+        self._status = self.engine.status()
         self._writer.start()
         self._analyst.start()
 
@@ -132,7 +146,7 @@ class FleetService:
 
     async def accept(self, batch: EventBatch) -> Admitted:
         """Make a batch durable. Raises Overloaded, before accepting anything, when analysis has fallen behind."""
-        self._check_alive()
+        self.check_alive()
         rows = len(batch)
         with self._counting:
             limit = self._settings.limits.queue_events
@@ -145,26 +159,29 @@ class FleetService:
 
     async def seal(self, agents: tuple[str, ...] | None) -> int:
         """End the learning phase of `agents` (None: everybody seen). Durable; returns the ingest offset."""
-        self._check_alive()
+        self.check_alive()
         done: Future[int] = Future()
         self._incoming.put(_Seal(agents, done))
         return await asyncio.wrap_future(done)
 
     async def ask(self, question: Callable[[Engine, Store], T]) -> T:
         """Run `question` on the engine's thread, between steps."""
-        self._check_alive()
+        self.check_alive()
         answer: Future[T] = Future()
 
         def run() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return  # whoever asked has gone
             try:
                 answer.set_result(question(self.engine, self._store))
-            except BaseException as error:  # handed to whoever asked
+            except BaseException as error:  # noqa: BLE001 - handed to whoever asked
                 answer.set_exception(error)
 
         self._work.put(run)
         return await asyncio.wrap_future(answer)
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raises StorageError when a thread has died: nothing is accepted or answered any more."""
         if self._failure is not None:
             raise StorageError(f"tocsin has stopped: {self._failure}", remedy="see its log, then start it again")
 
@@ -190,7 +207,7 @@ class FleetService:
             except queue.Empty:
                 return
             if item is not None:
-                item.done.set_exception(StorageError(f"tocsin has stopped: {error}"))
+                _fail(item.done, StorageError(f"tocsin has stopped: {error}"))
 
     def _write_forever(self) -> None:
         while (item := self._incoming.get()) is not None:
@@ -210,8 +227,7 @@ class FleetService:
                 self._write(gathered)
             except BaseException as error:
                 for one in gathered:
-                    if not one.done.done():
-                        one.done.set_exception(error)
+                    _fail(one.done, error)
                 raise
 
     def _write(self, gathered: Sequence[_Rows | _Seal]) -> None:
@@ -227,7 +243,7 @@ class FleetService:
                 offered_rows += len(item.rows)
                 admitted_rows += len(batch)
                 batches.append(batch)
-                answers.append(lambda done=item.done, admitted=admitted: done.set_result(admitted))
+                answers.append(partial(_answer, item.done, admitted))
         joined = self._admission.join(batches) if batches else None
         if joined is not None and len(joined):
             entries.append(Observed(joined))
@@ -236,14 +252,14 @@ class FleetService:
             if isinstance(item, _Seal):
                 self._admission.seal(item.agents)
                 entries.append(Sealed(item.agents, offset))
-                answers.append(lambda done=item.done: done.set_result(offset))
+                answers.append(partial(_answer, item.done, offset))
         if entries:
             self._log.append(entries)
         with self._counting:
             self._waiting_rows -= offered_rows - admitted_rows
         for answer in answers:
             answer()
-        self._work.put(lambda: self._analyse(entries, admitted_rows))
+        self._work.put(partial(self._analyse, entries, admitted_rows))
 
     def _analyse(self, entries: Sequence[Observed | Sealed], rows: int) -> None:
         self.engine.feed(entries)
@@ -264,6 +280,7 @@ class FleetService:
             except queue.Empty:
                 pass
             self.engine.tick()
+            self._status = self.engine.status()
             if clock.now_ns() - pictured_ns > PICTURE_SECONDS * 1e9 and self.engine.events:
                 self._take_picture()
                 pictured_ns = clock.now_ns()
@@ -282,9 +299,10 @@ class FleetService:
         """Events in the ingest log."""
         return self._log.next_offset
 
-    def counters(self) -> dict[str, Any]:
-        """Counts that may be read from any thread."""
+    def status(self) -> dict[str, Any]:
+        """Counts as of the engine's latest step, from any thread, at once; `as_of_ms` says when that was."""
         return {
+            **self._status,
             "backlog_events": self._waiting_rows,
             "ingested_events": self._log.next_offset,
             "not_admitted": self._admission.refused(),
