@@ -74,10 +74,13 @@ class Dissemination:
             through = submission.through_offset if i == len(chunks) - 1 else before
             raw = self._signed(chunk, through, submission.fleet_size)
             outcome, _, connected = self.log.offer(raw, certified)
+            if outcome is Outcome.EQUIVOCATION:  # somebody else signs with our key, or our journal was lost
+                return self._out.refuse("our own evidence: our chain has forked")
             if outcome is not Outcome.ACCEPTED:
                 raise InternalError(f"our own evidence is refused: {outcome}")
             self._persist(connected)
             self._out.broadcast(EvidenceMessage((raw,)))
+        return None
 
     def _encoded(self, submission: SubmitEvidence) -> Iterable[bytes]:
         for item in submission.items:
@@ -135,6 +138,12 @@ class Dissemination:
         fork = self.log.forks[monitor]
         self._out.emit("equivocation", Equivocation(monitor, fork))
         self._out.broadcast(fork)
+
+    def tell_forks_in(self, certified: Cut, cut: Cut) -> None:
+        """Whoever proposed `cut` does not know of the forks it reaches into."""
+        for monitor, (old, new) in enumerate(zip(certified, cut, strict=True)):
+            if not self.log.may_reach(monitor, new.seq, old):
+                self._out.broadcast(self.log.forks[monitor])
 
     def on_pull(self, source: int, message: Pull) -> None:
         budget = _REPLY_BYTES

@@ -56,7 +56,7 @@ from tocsin.consensus.view_change import (
 )
 from tocsin.errors import InternalError, StorageCorrupt, WireError
 from tocsin.model.evidence import EvidenceBatch
-from tocsin.model.posterior import Decision, Preview
+from tocsin.model.posterior import Decision, FoldResult, Preview
 from tocsin.model.steps import Effect, Fired, Received
 from tocsin.model.verdict import Roster, Statement
 from tocsin.trust.canonical import statement_bytes
@@ -91,6 +91,7 @@ class Replica:
         self._decided: list[Certified] = []
         self._backlog: deque[Certified] = deque()  # decisions one peer sent for catching up, oldest first
         self._more: tuple[int, int] | None = None  # a peer with more of them, and our epoch when it answered
+        self._unannounced: list[Decision] = []  # durable before a restart, perhaps not emitted before it
         self._synced_ns: dict[int, int] = {}  # peer -> when we last asked it for decisions
         self._handlers: dict[type[Any], Callable[[int, Any], None]] = {
             EvidenceMessage: lambda _, m: self._evidence.on_evidence(m, self._cut),
@@ -153,19 +154,22 @@ class Replica:
     def recover(self, records: Iterable[tuple[str, bytes]]) -> None:
         """Rebuild from the journal, oldest record first, before the first step. Raises StorageCorrupt."""
         for kind, record in records:
+            if kind == journal.DECIDED:
+                self._replay_decision(journal.decode_decided(record))
+                continue
+            self._unannounced.clear()  # more happened after those decisions: they had been announced
             if kind == journal.EVIDENCE:
                 self._evidence.replay(record)
-            elif kind == journal.DECIDED:
-                certified = journal.decode_decided(record)
-                preview = self._preview(certified.cut) if self._decides(certified) else None
-                if not isinstance(preview, Preview) or preview.root != certified.votes.posterior_root:
-                    raise StorageCorrupt(
-                        f"the recorded decision of epoch {self._epoch} does not hold", remedy="restore the journal"
-                    )
-                self._fold.commit(preview.handle)
-                self._advance(certified)
             else:
                 self._promises.replay(kind, record)
+
+    def _replay_decision(self, certified: Certified) -> None:
+        preview = self._preview(certified.cut) if self._decides(certified) else None
+        if not isinstance(preview, Preview) or preview.root != certified.votes.posterior_root:
+            cause = f"the recorded decision of epoch {self._epoch} does not hold"
+            raise StorageCorrupt(cause, remedy="restore the journal from a copy")
+        self._unannounced.append(self._decision_of(certified, self._fold.commit(preview.handle)))
+        self._advance(certified)
 
     def step(self, now_ns: int, event: Input) -> list[Effect]:
         """Advance by one input."""
@@ -182,6 +186,9 @@ class Replica:
         return self._out.drain()
 
     def _start(self) -> None:
+        for decision in self._unannounced:
+            self._out.emit("decided", decision)
+        self._unannounced.clear()
         if self._roster.n > 1:
             self._out.broadcast(Sync(self._epoch))
         self._evidence.rebroadcast(self._cut, self._newest_cut())
@@ -362,6 +369,7 @@ class Replica:
         self._examined = None
         if preview is None:
             self._out.refuse("unacceptable cut")
+            self._evidence.tell_forks_in(self._cut, m.cut)
         elif preview.root != m.posterior_root:
             self._out.refuse("posterior that does not follow from the evidence")
         else:
@@ -525,24 +533,22 @@ class Replica:
             self._decision = None
             return None
         self._out.persist(journal.DECIDED, ENVELOPE.encode(Decide(certified)))
-        result = self._fold.commit(preview.handle)
-        certificate = certificate_of(self._roster, certified.votes)
-        self._out.emit(
-            "decided",
-            Decision(
-                epoch=self._epoch,
-                certificate=certificate,
-                changed=result.changed,
-                proofs=result.proofs,
-                dissent=result.dissent,
-            ),
-        )
+        self._out.emit("decided", self._decision_of(certified, self._fold.commit(preview.handle)))
         self._disarm()
         if self._gathering:
             self._out.cancel(f"propose {self._epoch}")
         self._advance(certified)
         self._next_from_backlog()
         return None
+
+    def _decision_of(self, certified: Certified, result: FoldResult) -> Decision:
+        return Decision(
+            epoch=self._epoch,
+            certificate=certificate_of(self._roster, certified.votes),
+            changed=result.changed,
+            proofs=result.proofs,
+            dissent=result.dissent,
+        )
 
     def _advance(self, certified: Certified) -> None:
         self._decided.append(certified)
