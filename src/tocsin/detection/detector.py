@@ -14,12 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.detection.explain import Explanation, describe
+from tocsin.detection.call_log import calls_of
+from tocsin.detection.names import Names
 from tocsin.detection.numeric import NumericChannel
+from tocsin.detection.sessions import SessionChannel
 from tocsin.errors import ConfigError, UnknownAgent
 from tocsin.model.events import EventBatch, Kind, Phase
 from tocsin.model.evidence import CLIP_NATS, Q32, Reason
 
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
 REASONS_KEPT = 5
+REFIT_GROWTH = 1.15
+PSEUDO_SESSION = 16  # events that make a session where the source names none
 
 
 class DetectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +43,7 @@ class DetectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_agents: int = 1 << 20
     max_actions: int = 4096
     max_contexts: int = 256
+    max_groups: int = 256
     max_baseline_events: int = 2_000_000
     seed: int = 0
 
@@ -56,58 +66,66 @@ class Observation:
 
 
 class FleetDetector:
-    """Learns from events of the baseline phase, then compares every live event with what it learned."""
+    """Learns from events of the baseline phase, then compares every live event with what it learned.
+
+    Baselines are sealed at the first live event, and sealed again whenever the baseline has grown by REFIT_GROWTH since
+    (agents of a fleet do not finish their baselines at the same time).
+    """
 
     def __init__(self, config: DetectorConfig | None = None) -> None:
         self.config = config or DetectorConfig()
-        self._names: list[str] = []
-        self._index: dict[str, int] = {}
-        self._table: tuple[str, ...] = ()
-        self._codes = np.zeros(0, np.int32)
+        self._agents = Names(self.config.max_agents)
+        self._tools = Names(self.config.max_actions)
+        self._groups = Names(self.config.max_groups)
         self._events = np.zeros(0, np.int64)
         self._belief = np.zeros(0, np.float64)
         self._numeric = NumericChannel(self.config.max_contexts)
-        self._established = False
+        self._sessions = SessionChannel(self.config.seed, self.config.max_baseline_events)
+        self._baseline_events = 0
+        self._sealed_at = 0
         self.prior_log_odds = float(np.log(self.config.prior / (1.0 - self.config.prior)))
 
     @property
     def fleet_size(self) -> int:
         """Agents seen so far."""
-        return len(self._names)
+        return len(self._agents)
 
     def establish(self, agents: Sequence[str] | None = None) -> None:
         """Seal baselines: fit and calibrate on what was seen in the baseline phase so far.
 
-        Called by itself at the first live event. `agents` limits sealing to these; unknown names raise `UnknownAgent`.
+        Called by itself at the first live event. Agents are judged against each other, so the whole fleet is sealed;
+        `agents` are checked to be known (`UnknownAgent`).
         """
         for name in agents or ():
             self._position(name)
         self._numeric.establish()
-        self._established = True
+        self._sessions.establish()
+        self._sealed_at = self._baseline_events
 
     def observe(self, batch: EventBatch) -> Observation:
         """Take in a batch; rows of one agent must be in its own order."""
-        agent = self._agents_of(batch)
-        n = agent.shape[0]
+        n = len(batch)
+        agent = self._agents.codes(batch.agents)[batch.agent]
+        self._grow(len(self._agents))
         seq = _number(agent, self._events)
         log_e, belief = np.zeros(n), np.zeros(n)
         live = batch.phase == Phase.LIVE
-        if not self._established and live.any():
-            cut = int(np.argmax(live))
-            self._channels(batch, agent, slice(0, cut), log_e, belief)
-            self.establish()
-            self._channels(batch, agent, slice(cut, n), log_e, belief)
-        else:
-            self._channels(batch, agent, slice(0, n), log_e, belief)
+        start = 0
+        while start < n:
+            stop = self._seal_before(live, start)
+            if stop > start:
+                self._channels(batch, agent, seq, slice(start, stop), log_e, belief)
+            start = stop
         log_bf = _increments(agent, belief, live, self._belief)
         log_odds = self.prior_log_odds + np.clip(np.where(live, belief, 0.0), -CLIP_NATS, CLIP_NATS)
-        return Observation(self._names, agent, seq, np.where(live, log_e, 0.0), log_bf, log_odds)
+        return Observation(self._agents.known, agent, seq, np.where(live, log_e, 0.0), log_bf, log_odds)
 
     def reasons(self, agent_index: int) -> tuple[Reason, ...]:
         """What contributed most to the agent's current belief, largest first."""
         parts = self._numeric.contributions(agent_index)
-        ranked = sorted(parts, key=lambda part: -part[1])[:REASONS_KEPT]
-        return tuple(Reason(name, round(nats * Q32), detail) for name, nats, detail in ranked)
+        parts += self._sessions.contributions(agent_index, self._tools.known)
+        ranked = sorted((part for part in parts if part[1] > 0.0), key=lambda part: -part[1])[:REASONS_KEPT]
+        return tuple(Reason(name, round(min(nats, CLIP_NATS) * Q32), detail) for name, nats, detail in ranked)
 
     def explain(self, agent_id: str) -> Explanation:
         """Why the detector believes what it believes about `agent_id`. Raises `UnknownAgent`."""
@@ -115,43 +133,58 @@ class FleetDetector:
         return describe(agent_id, float(self._belief[index]), self.prior_log_odds, self.reasons(index))
 
     def _position(self, name: str) -> int:
-        if name not in self._index:
+        index = self._agents.find(name)
+        if index < 0:
             raise UnknownAgent(f"no event of agent {name!r} was observed", remedy="check the name, or wait for it")
-        return self._index[name]
-
-    def _agents_of(self, batch: EventBatch) -> NDArray[np.int32]:
-        if batch.agents is not self._table:
-            known = self._index
-            for name in batch.agents:
-                if name not in known:
-                    known[name] = len(self._names)
-                    self._names.append(name)
-            self._codes = np.array([known[name] for name in batch.agents], np.int32)
-            self._table = batch.agents
-            self._grow(len(self._names))
-        return self._codes[batch.agent]
+        return index
 
     def _grow(self, size: int) -> None:
         extra = size - self._events.shape[0]
         if extra > 0:
-            self._events = np.concatenate((self._events, np.zeros(max(extra, 64), np.int64)))
-            self._belief = np.concatenate((self._belief, np.zeros(max(extra, 64), np.float64)))
+            extra = max(extra, self._events.shape[0], 64)
+            self._events = np.concatenate((self._events, np.zeros(extra, np.int64)))
+            self._belief = np.concatenate((self._belief, np.zeros(extra, np.float64)))
+
+    def _seal_before(self, live: NDArray[np.bool_], start: int) -> int:
+        """Where the run of rows from `start` ends that needs no new sealing; seals if row `start` is due."""
+        seen = self._baseline_events + np.cumsum(~live[start:])
+        due = live[start:] & (seen >= max(1.0, REFIT_GROWTH * self._sealed_at))
+        if not due.any():
+            self._baseline_events = int(seen[-1])
+            return live.shape[0]
+        first = int(np.argmax(due))
+        if first:
+            self._baseline_events = int(seen[first - 1])
+            return start + first
+        self.establish()
+        return start
 
     def _channels(
-        self,
-        batch: EventBatch,
-        agent: NDArray[np.int32],
-        rows: slice,
-        log_e: NDArray[np.float64],
-        belief: NDArray[np.float64],
+        self, batch: EventBatch, agent: I32, seq: I64, rows: slice, log_e: F64, belief: F64
     ) -> None:
-        if batch.values.shape[1] and rows.stop > rows.start:
+        """Both channels on a run of rows; an agent seen by both has the mean of its two e-processes."""
+        if batch.values.shape[1]:
             context = batch.context[rows] if batch.context.shape[0] else np.zeros(rows.stop - rows.start, np.int32)
-            labels = batch.contexts
             self._numeric.observe(
-                agent[rows], batch.phase[rows], context, labels, batch.values[rows], batch.feature_names,
+                agent[rows], batch.phase[rows], context, batch.contexts, batch.values[rows], batch.feature_names,
                 log_e[rows], belief[rows],
             )
+        if batch.actions:
+            self._calls(batch, agent, seq, rows, log_e, belief)
+
+    def _calls(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, log_e: F64, belief: F64) -> None:
+        tool = np.where(batch.action >= 0, self._tools.codes(batch.actions)[batch.action], np.int32(-1))
+        group = self._groups.codes(batch.groups)[batch.group] if batch.group.shape[0] else np.zeros(len(batch), np.int32)
+        session = np.where(batch.session != 0, batch.session, -1 - seq // PSEUDO_SESSION)
+        window = np.arange(rows.start, rows.stop)
+        baseline = window[(batch.phase[rows] == Phase.BASELINE) & (tool[rows] >= 0)]
+        self._sessions.learn(calls_of(batch, baseline, agent, session, group, tool))
+        at = window[(batch.phase[rows] == Phase.LIVE) & (batch.kind[rows] != Kind.METRIC)]
+        if at.size:
+            calls = calls_of(batch, at, agent, session, group, tool)
+            fresh_e, fresh_belief = np.zeros(at.size), np.zeros(at.size)
+            self._sessions.judge(calls, seq[at], len(self._agents), fresh_e, fresh_belief)
+            log_e[at], belief[at] = fresh_e, fresh_belief
 
 
 def _number(agent: NDArray[np.int32], events: NDArray[np.int64]) -> NDArray[np.int64]:

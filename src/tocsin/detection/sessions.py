@@ -1,0 +1,274 @@
+"""Sessions of tool calls: the oddest call of each session against the oddest calls of baseline sessions.
+
+Weights come from two fits, each on half of the agents and used for the other half, so that the baseline sessions that
+calibrate were not trained on (cross-conformal prediction, Vovk 2015).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numpy.typing import NDArray
+
+from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, by_session, joined, places, use_of
+from tocsin.detection.calibration import SAFETY, Calibration, log_survival
+from tocsin.detection.calls import FEATURES, N_FEATURES, READ, call_features, count_calls
+from tocsin.detection.counts import CountTable
+from tocsin.detection.oddity import fit, parts, scores
+from tocsin.detection.splice import splice
+from tocsin.detection.tasks import Tasks
+from tocsin.model.events import Kind
+from tocsin.stats.eprocess import log_e_of, log_mix, mixture_calibrator, open_bet, step_calibrator
+
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+I8 = NDArray[np.int8]
+
+BET = 0.1  # share of the wealth that is bet on each session
+SHOWS = 0.25  # chance that a session of a compromised agent shows it
+NEVER = -1e9  # score of a session without a call that has a side effect
+SLOTS = 4  # sessions an agent can have open at once
+MIN_SESSIONS = 20  # baseline sessions below which nothing is judged
+MIN_SPLICES = 200
+SPLICES_PER_CALL = 2
+MAX_SPLICES = 40_000
+LOG_P_FLOOR = -27.0
+DEFAULT_FEATURES = (0, 6, 9)  # added up where there is too little to learn weights from
+
+
+@dataclass(slots=True)
+class Model:
+    """What the baseline taught: counts, tasks, weights per fold `(2, w)`, calibration."""
+
+    table: CountTable
+    tasks: Tasks
+    weights: F64
+    calibration: Calibration
+
+
+class SessionChannel:
+    """Per agent: wealth of the e-process and of the belief, open sessions, the oddest call so far."""
+
+    def __init__(self, seed: int, max_baseline_calls: int) -> None:
+        self.seed = seed
+        self.max_baseline_calls = max_baseline_calls
+        self.dropped = 0
+        self.baseline_calls = 0
+        self._log: list[Calls] = []
+        self._model: Model | None = None
+        self._state = _State(0)
+
+    def learn(self, calls: Calls) -> None:
+        """Keep baseline calls; beyond the limit they are dropped and counted."""
+        if self.baseline_calls + len(calls) > self.max_baseline_calls:
+            self.dropped += len(calls)
+        elif len(calls):
+            self._log.append(calls)
+            self.baseline_calls += len(calls)
+
+    def establish(self) -> None:
+        """Fit and calibrate on the baseline calls so far."""
+        if not self._log:
+            return
+        self._log = [joined(self._log)]
+        calls, session = by_session(self._log[0])
+        if int(session[-1]) + 1 >= MIN_SESSIONS:
+            self._model = train(calls, session, self.seed)
+
+    def judge(self, calls: Calls, seq: I64, agents: int, log_e: F64, belief: F64) -> None:
+        """Fill `log_e` and `belief` `(n,)` for live calls."""
+        if self._model is None:
+            return
+        model, state = self._model, self._state.grown(agents)
+        self._state = state
+        task = model.tasks.look_up(calls.word_offset, calls.word)
+        _judge(
+            calls.agent, calls.session, calls.group, task, calls.tool, calls.effect, calls.kind, seq,
+            *calls.arguments(), model.table.keys, model.table.counts, model.weights,
+            model.calibration.scores, model.calibration.tail,
+            state.key, state.used, state.task, state.previous, state.tools, state.uses, state.best, state.bets,
+            state.wealth, state.top, state.top_call, log_e, belief,
+        )
+
+    def contributions(self, agent: int, tools: Sequence[str]) -> list[tuple[str, float, str]]:
+        """(feature, nats of the oddest call's score, detail) of one agent."""
+        state = self._state
+        if agent >= state.top.shape[0] or state.top_call[agent, 0] < 0:
+            return []
+        tool, seq = int(state.top_call[agent, 0]), int(state.top_call[agent, 1])
+        detail = f"call of {tools[tool]} at event {seq}"
+        return [(name, float(state.top[agent, j]), detail) for j, name in enumerate(FEATURES)]
+
+
+class _State:
+    """Arrays per agent; `key` 0 marks a free slot, `bets` are the log factors now in the wealth."""
+
+    def __init__(self, agents: int) -> None:
+        self.key = np.zeros((agents, SLOTS), np.int64)
+        self.used = np.zeros((agents, SLOTS), np.int64)
+        self.task = np.full((agents, SLOTS), -1, np.int32)
+        self.previous = np.full((agents, SLOTS), -1, np.int32)
+        self.tools = np.full((agents, SLOTS, TOOLS_PER_SESSION), -1, np.int32)
+        self.uses = np.zeros((agents, SLOTS, TOOLS_PER_SESSION), np.int32)
+        self.best = np.full((agents, SLOTS), NEVER)
+        self.bets = np.zeros((agents, SLOTS, 2))
+        self.wealth = np.zeros((agents, 3))  # log e-wealth, log belief wealth, sessions so far
+        self.wealth[:, :2] = -1e6
+        self.top = np.zeros((agents, N_FEATURES + 1))  # parts of the oddest call, and its score
+        self.top[:, N_FEATURES] = NEVER
+        self.top_call = np.full((agents, 2), -1, np.int64)  # its tool and event number
+
+    def grown(self, agents: int) -> _State:
+        """Self, or a copy with room for at least `agents`."""
+        have = self.key.shape[0]
+        if agents <= have:
+            return self
+        larger = _State(max(agents, 2 * have, 64))
+        for name, array in vars(self).items():
+            getattr(larger, name)[:have] = array
+        return larger
+
+
+def train(calls: Calls, session: I64, seed: int) -> Model:
+    """Counts, tasks, weights and calibration from baseline calls sorted by session."""
+    first = np.flatnonzero(np.r_[True, np.diff(session) != 0])
+    requests = calls.take(first)
+    tasks = Tasks()
+    tasks.fit(requests.word_offset, requests.word)
+    task = tasks.look_up(requests.word_offset, requests.word)[session]
+    previous, repeat = np.empty(len(calls), np.int32), np.empty(len(calls), np.int32)
+    places(session, calls.tool, previous, repeat)
+    table = CountTable(_table_bits(len(calls), calls.arg_name.shape[0]))
+    count_calls(
+        calls.agent, session, calls.group, task, calls.tool, previous, repeat, *calls.arguments(),
+        table.keys, table.counts, table.last, table.used,
+    )
+    features = np.zeros((len(calls), N_FEATURES))
+    inside = np.ones(len(calls))
+    _features(
+        calls.agent, calls.group, task, calls.tool, previous, repeat, calls.effect, inside, *calls.arguments(),
+        table.keys, table.counts, features,
+    )
+    judged = (calls.kind == Kind.CALL) & (calls.effect != READ)
+    weights = _weights(calls, session, task, table, features, judged, seed)
+    score = np.where(calls.agent % 2 == 0, scores(features, weights[0]), scores(features, weights[1]))
+    oddest = np.maximum.reduceat(np.where(judged, score, NEVER), first)
+    return Model(table, tasks, weights, Calibration(oddest))
+
+
+def _weights(
+    calls: Calls, session: I64, task: I32, table: CountTable, features: F64, judged: NDArray[np.bool_], seed: int
+) -> F64:
+    """Weights for even and odd agents, each learned on the other half."""
+    default = np.zeros((2, N_FEATURES * 4 + 1))
+    default[:, [j * 4 for j in DEFAULT_FEATURES]] = 1.0
+    spliced = splice(calls, session, task, min(SPLICES_PER_CALL * len(calls), MAX_SPLICES), seed)
+    if spliced is None or spliced.host.shape[0] < MIN_SPLICES:
+        return default
+    host, donor = spliced.host, spliced.calls
+    foreign = np.zeros((host.shape[0], N_FEATURES))
+    _features(
+        calls.agent[host], calls.group[host], task[host], donor.tool, calls.tool[host], spliced.repeat,
+        donor.effect, spliced.own_session, *donor.arguments(), table.keys, table.counts, foreign,
+    )
+    for half in (0, 1):
+        own = features[judged & (calls.agent % 2 != half)]
+        other = foreign[calls.agent[host] % 2 != half]
+        if min(own.shape[0], other.shape[0]) >= MIN_SPLICES:
+            label = np.r_[np.zeros(own.shape[0]), np.ones(other.shape[0])]
+            default[half] = fit(np.concatenate((own, other)), label)
+    return default
+
+
+def _table_bits(calls: int, arguments: int) -> int:
+    """Room for every key that so many calls can make, between 2**12 and 2**24 slots."""
+    return min(max(int(math.log2(18.0 * calls + 16.0 * arguments + 1.0)) + 1, 12), 24)
+
+
+@njit(cache=True, nogil=True)
+def _features(
+    agent, group, task, tool, previous, repeat, effect, own_session,
+    arg_offset, arg_name, arg_hash, arg_type, arg_flags, arg_len, keys, counts, out,
+):  # type: ignore[no-untyped-def]
+    for i in range(agent.shape[0]):
+        call_features(
+            agent[i], group[i], task[i], tool[i], previous[i], repeat[i], effect[i], own_session[i],
+            arg_offset[i], arg_offset[i + 1], arg_name, arg_hash, arg_type, arg_flags, arg_len, keys, counts, out[i],
+        )
+
+
+@njit(cache=True, nogil=True)
+def _slot(key, used, a, session, now):  # type: ignore[no-untyped-def]
+    """(slot of the session, whether it is new); the slot unused for longest is given to a new session."""
+    oldest = 0
+    for k in range(key.shape[1]):
+        if key[a, k] == session:
+            used[a, k] = now
+            return k, False
+        if used[a, k] < used[a, oldest]:
+            oldest = k
+    key[a, oldest] = session
+    used[a, oldest] = now
+    return oldest, True
+
+
+@njit(cache=True, nogil=True)
+def _judge(
+    agent, session, group, row_task, tool, effect, kind, seq,
+    arg_offset, arg_name, arg_hash, arg_type, arg_flags, arg_len, keys, counts, weights, reference, tail,
+    key, used, task, previous, tools, uses, best, bets, wealth, top, top_call, log_e, belief,
+):  # type: ignore[no-untyped-def]
+    features, part = np.empty(N_FEATURES), np.empty(N_FEATURES)
+    for i in range(agent.shape[0]):
+        a = agent[i]
+        k, fresh = _slot(key, used, a, session[i], seq[i] + 1)
+        if fresh:
+            task[a, k] = -1
+            previous[a, k] = -1
+            tools[a, k, :] = -1
+            best[a, k] = NEVER
+            wealth[a, 2] += 1.0
+            bets[a, k, 0] = log_mix(BET, -1e6)
+            bets[a, k, 1] = log_mix(SHOWS, mixture_calibrator(0.0))
+            for c in range(2):
+                wealth[a, c] = open_bet(wealth[a, c], wealth[a, 2]) + bets[a, k, c]
+        if task[a, k] < 0:
+            task[a, k] = row_task[i]
+        if tool[i] >= 0:
+            repeat = use_of(tools[a, k], uses[a, k], tool[i])
+            if kind[i] == 0 and effect[i] != READ:
+                call_features(
+                    a, group[i], task[a, k], tool[i], previous[a, k], repeat, effect[i], 0.0,
+                    arg_offset[i], arg_offset[i + 1], arg_name, arg_hash, arg_type, arg_flags, arg_len,
+                    keys, counts, features,
+                )
+                score = parts(features, weights[a % 2], part)
+                if score > best[a, k]:
+                    best[a, k] = score
+                    _raise(log_survival(score, reference, tail), bets[a, k], wealth[a])
+                if score > top[a, N_FEATURES]:
+                    top[a, :N_FEATURES] = part
+                    top[a, N_FEATURES] = score
+                    top_call[a, 0] = tool[i]
+                    top_call[a, 1] = seq[i]
+            previous[a, k] = tool[i]
+        log_e[i] = log_e_of(wealth[a, 0], wealth[a, 2])
+        belief[i] = log_e_of(wealth[a, 1], wealth[a, 2])
+
+
+@njit(cache=True, nogil=True)
+def _raise(log_p, bets, wealth):  # type: ignore[no-untyped-def]
+    """Replace a session's bets by those of its oddest call."""
+    log_p = max(log_p, LOG_P_FLOOR)
+    e = step_calibrator(min(log_p + math.log(SAFETY), 0.0))
+    fresh = log_mix(BET, math.log(e) if e > 0.0 else -1e6)
+    wealth[0] += fresh - bets[0]
+    bets[0] = fresh
+    fresh = log_mix(SHOWS, mixture_calibrator(log_p))
+    wealth[1] += fresh - bets[1]
+    bets[1] = fresh
