@@ -99,7 +99,8 @@ class Admission:
             self._count(index, t)
             if phase == Phase.LIVE:
                 self._sealed[index] = True
-        for event_id in batch.event_id.tolist():
+        ids: list[int] = batch.event_id.tolist()
+        for event_id in ids:
             self._remember(event_id)
         self.next_offset = batch.offset + len(batch)
 

@@ -86,7 +86,7 @@ class Attributor:
             operation = names.operation(attributes, spans.name[i])
             link = _link(attributes, resource, operation, spans.parent_id[i], spans.name[i])
             trace = self._buffer.add(trace_id, span_id, link, now_ns)
-            if link.agent or not link.parent:
+            if link.agent or link.tool or not link.parent:
                 touched[id(trace)] = trace
             row = self._row(spans, i, resource, operation, trace, link.tool)
             if row is None:
@@ -98,7 +98,7 @@ class Attributor:
                 self._buffer.wait(trace, span_id, (trace_id, row))
                 touched[id(trace)] = trace
         for trace in touched.values():
-            for span_id, (trace_id, row) in self._buffer.resolved(trace):
+            for span_id, (trace_id, row) in self._buffer.resolved(trace, _known):
                 self._release(row, trace, trace_id, span_id, ready)
         self._expire(now_ns, ready)
         ready.sort(key=lambda row: row.t_ns)
@@ -118,7 +118,7 @@ class Attributor:
 
     def _release(self, row: Row, trace: Trace, trace_id: bytes, span_id: bytes, ready: list[Row]) -> None:
         agent = row.agent or trace.agent(span_id) or row.fallback
-        if row.mcp and trace.within_call(span_id, row.action):
+        if row.mcp and trace.told(span_id, row.action):
             self.counts[TWICE] += 1
         elif not agent:
             self.counts[UNATTRIBUTED] += 1
@@ -202,6 +202,14 @@ class Attributor:
         return digest
 
 
+def _known(trace: Trace, span_id: bytes, waiting: tuple[bytes, Row]) -> bool:
+    """Whether the agent of a waiting row is known, and for an MCP call also whether it was told already."""
+    row = waiting[1]
+    if row.mcp and trace.told(span_id, row.action) is None:
+        return False
+    return bool(row.agent) or trace.agent(span_id) is not None
+
+
 def _link(attributes: Mapping[str, Any], resource: _Resource, operation: str, parent: bytes, span_name: str) -> Link:
     tool = _tool(attributes, span_name) if operation == "execute_tool" else ""
     agent = resource.agent
@@ -218,7 +226,7 @@ def _link(attributes: Mapping[str, Any], resource: _Resource, operation: str, pa
         if name:
             agent = bounded(f"{resource.service}/{_escaped(name)}" if resource.service else _escaped(name))
     fallback = resource.service or bounded(span_name) if not parent else ""
-    return Link(parent, agent, names.text(attributes, names.CONVERSATION), tool, fallback)
+    return Link(parent, agent, names.text(attributes, names.CONVERSATION), tool, fallback, operation == "invoke_agent")
 
 
 def _own(attributes: Mapping[str, Any], concept: tuple[str, ...], otherwise: str) -> str:

@@ -7,7 +7,7 @@ remembered, by id and parent only, until the answer is known or a bound on count
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ class Link:
     conversation: str
     tool: str  # name of the tool where the span is a call
     root_agent: str  # name to fall back on at a root
+    is_agent: bool = False  # an agent span: calls above it are not its tools' own
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class Trace:
     waiting: dict[bytes, Any] = field(default_factory=dict[bytes, Any])
     conversation: str = ""  # latest seen anywhere in the trace
     begun_unnamed: bool = False  # rows left under the trace's own id: the rest of it follows them
-    complete: bool = False  # a root or an agent has been seen, so that chains can end
+    complete: bool = False  # something has been seen that may end a wait: a root, an agent, a call
 
     def ancestors(self, span_id: bytes) -> Iterator[Link | None]:
         """Links from the span itself upwards; a last None where the chain breaks off."""
@@ -67,11 +68,19 @@ class Trace:
                 return link.conversation
         return self.conversation
 
-    def within_call(self, span_id: bytes, tool: str) -> bool:
-        """Whether a span above this one is a call of the same tool: the same call, told twice."""
+    def told(self, span_id: bytes, tool: str) -> bool | None:
+        """Whether a span above this one, below its agent, is a call of the same tool; None while unknown."""
         chain = self.ancestors(span_id)
-        next(chain)
-        return any(link is not None and link.tool == tool for link in chain)
+        link = next(chain)
+        while link is not None and link.parent:
+            link = next(chain)
+            if link is None:
+                return None
+            if link.tool == tool:
+                return True
+            if link.is_agent:
+                return False
+        return None if link is None else False
 
 
 class TraceBuffer:
@@ -97,7 +106,7 @@ class TraceBuffer:
         trace.links[span_id] = link
         if link.conversation:
             trace.conversation = link.conversation
-        if link.agent or not link.parent:
+        if link.agent or link.tool or not link.parent:
             trace.complete = True
         trace.touched_ns = now_ns
         return trace
@@ -107,11 +116,11 @@ class TraceBuffer:
         self.waiting += span_id not in trace.waiting
         trace.waiting[span_id] = row
 
-    def resolved(self, trace: Trace) -> list[tuple[bytes, Any]]:
-        """Take out the waiting rows whose agent is now known."""
+    def resolved(self, trace: Trace, known: Callable[[Trace, bytes, Any], bool]) -> list[tuple[bytes, Any]]:
+        """Take out the waiting rows about which all that matters is `known`."""
         if not trace.complete or not trace.waiting:
             return []
-        ready = [(span_id, row) for span_id, row in trace.waiting.items() if trace.agent(span_id) is not None]
+        ready = [(span_id, row) for span_id, row in trace.waiting.items() if known(trace, span_id, row)]
         for span_id, _ in ready:
             del trace.waiting[span_id]
         self.waiting -= len(ready)

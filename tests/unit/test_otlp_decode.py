@@ -1,0 +1,208 @@
+"""OTLP requests to columns of spans: protobuf and JSON alike, and within limits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tocsin.errors import TooLarge, WireError
+from tocsin.wire import otlp, otlp_json
+from tocsin.wire.otlp import MAX_ATTRIBUTE_CHARS, MAX_ATTRIBUTES, MAX_SPANS, SpanColumns, Wanted
+
+WANTED = Wanted((("agent", "agent.old", "agent.older"), ("raw",), ("tokens",)), "metric.")
+TRACE, SPAN, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7"
+
+
+def span(attributes: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A span as OTLP/JSON has it; attribute values are OTLP AnyValues."""
+    return {
+        "traceId": TRACE,
+        "spanId": SPAN,
+        "parentSpanId": PARENT,
+        "name": "execute_tool x",
+        "startTimeUnixNano": "1700000000000000000",
+        "endTimeUnixNano": "1700000000500000000",
+        "attributes": [{"key": key, "value": value} for key, value in attributes.items()],
+        "status": {"code": 2},
+        **fields,
+    }
+
+
+def request(*spans: dict[str, Any]) -> dict[str, Any]:
+    resource = {"attributes": [{"key": "agent", "value": {"stringValue": "r"}}]}
+    return {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": list(spans)}]}]}
+
+
+def fill(value: dict[str, Any], message: Any) -> None:
+    ((kind, content),) = value.items()
+    if kind == "stringValue":
+        message.string_value = content
+    elif kind == "intValue":
+        message.int_value = int(content)
+    elif kind == "doubleValue":
+        message.double_value = content
+    elif kind == "boolValue":
+        message.bool_value = content
+    elif kind == "arrayValue":
+        message.array_value.SetInParent()
+        for item in content["values"]:
+            fill(item, message.array_value.values.add())
+    else:
+        message.kvlist_value.SetInParent()
+        for item in content["values"]:
+            pair = message.kvlist_value.values.add(key=item["key"])
+            fill(item["value"], pair.value)
+
+
+def protobuf(request: dict[str, Any]) -> bytes:
+    """The same request as protobuf, written field by field."""
+    message = ExportTraceServiceRequest()
+    for resource_spans in request["resourceSpans"]:
+        out = message.resource_spans.add()
+        for pair in resource_spans["resource"]["attributes"]:
+            fill(pair["value"], out.resource.attributes.add(key=pair["key"]).value)
+        for scope in resource_spans["scopeSpans"]:
+            scope_out = out.scope_spans.add()
+            for one in scope["spans"]:
+                it = scope_out.spans.add(
+                    trace_id=bytes.fromhex(one["traceId"]),
+                    span_id=bytes.fromhex(one["spanId"]),
+                    parent_span_id=bytes.fromhex(one["parentSpanId"]),
+                    name=one["name"],
+                    start_time_unix_nano=int(one["startTimeUnixNano"]),
+                    end_time_unix_nano=int(one["endTimeUnixNano"]),
+                )
+                it.status.code = one["status"]["code"]
+                for pair in one["attributes"]:
+                    fill(pair["value"], it.attributes.add(key=pair["key"]).value)
+    return message.SerializeToString()
+
+
+def both(*spans: dict[str, Any]) -> SpanColumns:
+    """Decode as protobuf and as JSON; they must agree."""
+    sent = request(*spans)
+    columns = otlp.decode_traces(protobuf(sent), WANTED)
+    assert columns == otlp_json.decode_traces(json.dumps(sent).encode(), WANTED)
+    return columns
+
+
+def test_the_fast_decoder_is_in_use() -> None:
+    assert otlp.DECODER == "upb"
+
+
+def test_both_encodings_give_the_same_columns() -> None:
+    nested = {"kvlistValue": {"values": [{"key": "k", "value": {"arrayValue": {"values": [{"intValue": "7"}]}}}]}}
+    columns = both(
+        span({"agent": {"stringValue": "a"}, "raw": nested, "not.wanted": {"stringValue": "x"}}),
+        span({"metric.lag": {"doubleValue": 1.5}, "tokens": {"intValue": "12"}, "metric.ok": {"boolValue": True}}),
+    )
+    assert columns.attributes == [
+        {"agent": "a", "raw": {"k": [7]}},
+        {"tokens": 12, "metric.": {"lag": 1.5, "ok": True}},
+    ]
+    assert columns.resources == [{"agent": "r"}]
+    assert columns.trace_id[0].hex() == TRACE
+    assert columns.parent_id[0].hex() == PARENT
+    assert columns.end_ns[0] - columns.start_ns[0] == 500_000_000
+    assert columns.error == [True, True]
+
+
+def test_the_most_trusted_name_counts_whatever_the_order() -> None:
+    old, older, new = ({"stringValue": name} for name in ("old", "older", "new"))
+    columns = both(
+        span({"agent.older": older, "agent.old": old}),
+        span({"agent.old": old, "agent": new}),
+        span({"agent": {"stringValue": ""}, "agent.older": older}),
+    )
+    assert [attributes["agent"] for attributes in columns.attributes] == ["old", "new", "older"]
+
+
+def test_a_parent_of_zeros_is_no_parent() -> None:
+    assert both(span({}, parentSpanId="0" * 16)).parent_id == [b""]
+
+
+def test_spans_without_valid_ids_or_times_are_refused_and_counted() -> None:
+    columns = both(
+        span({}, traceId="00" * 16),
+        span({}, spanId="ab"),
+        span({}, parentSpanId="ab"),
+        span({}, endTimeUnixNano="0"),
+        span({}, endTimeUnixNano=str(2**63)),
+        span({}),
+    )
+    assert len(columns) == 1
+    assert columns.refused == {"invalid_id": 3, "invalid_time": 2}
+
+
+def test_what_json_alone_can_get_wrong_is_refused_and_counted() -> None:
+    sent = request(span({}, traceId="zz" * 16), span({}, startTimeUnixNano="soon"), span({}, startTimeUnixNano=5))
+    columns = otlp_json.decode_traces(json.dumps(sent).encode(), WANTED)
+    assert columns.refused == {"invalid_id": 1, "invalid_time": 1}
+    assert columns.start_ns == [5]
+
+
+def test_a_ten_megabyte_attribute_is_cut_and_counted() -> None:
+    columns = both(span({"raw": {"stringValue": "x" * 10_000_000}}))
+    assert columns.attributes[0]["raw"] == "x" * MAX_ATTRIBUTE_CHARS
+    assert columns.cut == {"attribute_length": 1}
+
+
+def test_attributes_beyond_the_limit_are_not_read() -> None:
+    many: dict[str, Any] = {f"k{i}": {"intValue": "1"} for i in range(MAX_ATTRIBUTES)}
+    columns = both(span({**many, "agent": {"stringValue": "late"}}))
+    assert columns.attributes == [{}]
+    assert columns.cut == {"attributes": 1}
+
+
+def test_a_value_nested_too_deep_is_cut() -> None:
+    value: dict[str, Any] = {"stringValue": "x"}
+    for _ in range(20):
+        value = {"arrayValue": {"values": [value]}}
+    assert both(span({"raw": value})).cut == {"attribute_kind": 1}
+
+
+def test_too_many_spans_are_refused_before_they_are_parsed() -> None:
+    spans = b"\x12\x00" * (MAX_SPANS + 1)
+    scope = b"\x12" + varint(len(spans)) + spans
+    body = b"\x0a" + varint(len(scope)) + scope
+    with pytest.raises(TooLarge, match="spans"):
+        otlp.decode_traces(body, WANTED)
+    with pytest.raises(TooLarge, match="spans"):
+        otlp_json.decode_traces(json.dumps(request(*[{}] * (MAX_SPANS + 1))).encode(), WANTED)
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out += bytes((value & 127 | 128,))
+        value >>= 7
+    return out + bytes((value,))
+
+
+def test_too_many_json_objects_are_refused_before_they_are_parsed() -> None:
+    with pytest.raises(TooLarge, match="objects"):
+        otlp_json.decode_traces(b"[" + b"{}," * otlp_json.MAX_OBJECTS + b"{}]", WANTED)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"resourceSpans": 3}', b"\xff", b'{"resourceSpans":' + b"[" * 100_000]
+)
+def test_malformed_json_is_a_wire_error(body: bytes) -> None:
+    with pytest.raises(WireError):
+        otlp_json.decode_traces(body, WANTED)
+
+
+@pytest.mark.parametrize("body", [b"\x0a", b"\x0a\xff", b"\xff" * 20, b"\x0a\x02\x12\x05"])
+def test_malformed_protobuf_is_a_wire_error(body: bytes) -> None:
+    with pytest.raises(WireError):
+        otlp.decode_traces(body, WANTED)
+
+
+def test_numbers_json_writes_as_text_are_numbers() -> None:
+    values = [{"intValue": 10**30}, {"doubleValue": "NaN"}, {"doubleValue": 3}, {"intValue": "x"}]
+    spans = [span({"tokens": value}) for value in values[1:]]
+    columns = otlp_json.decode_traces(json.dumps(request(*spans)).encode(), WANTED)
+    assert repr([one.get("tokens") for one in columns.attributes]) == "[nan, 3.0, None]"
