@@ -1,4 +1,4 @@
-"""Decoders of updates, grids and baselines let only WireError escape, and accept nothing they would not have written."""
+"""Decoders of updates, grids and baselines let only WireError escape, and take nothing they would not write."""
 
 from __future__ import annotations
 

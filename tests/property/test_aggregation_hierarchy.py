@@ -72,7 +72,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.hierarchy, self.now, self.made, self.features = Hierarchy(flush_ns=0), 1, 0, 2
         self.alive: list[str] = []
 
-    @rule(new=st.integers(0, 150), rows=st.integers(0, 80), seed=st.integers(0, 1 << 30), gaps=st.floats(0, 0.5))
+    @rule(new=st.integers(0, 600), rows=st.integers(0, 80), seed=st.integers(0, 1 << 30), gaps=st.floats(0, 0.5))
     def act(self, new: int, rows: int, seed: int, gaps: float) -> None:
         rng = np.random.default_rng(seed)
         fresh = [f"a{self.made + k}" for k in range(new)]
@@ -117,7 +117,7 @@ class FleetMachine(RuleBasedStateMachine):
 
 
 TestFleet = FleetMachine.TestCase
-TestFleet.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestFleet.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
 
 
 def test_loss_duplication_and_damage_delay_a_sum_but_never_change_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.groups: dict[str, str] = {}
         self.made = 0
 
-    @rule(count=st.integers(1, 400), groups=st.integers(1, 5))
+    @rule(count=st.integers(100, 900), groups=st.integers(1, 5))
     def join(self, count: int, groups: int) -> None:
         for k in range(count):
             agent_id, self.made = f"a{self.made}", self.made + 1
@@ -66,7 +66,7 @@ class TreeMachine(RuleBasedStateMachine):
 
 
 TestTree = TreeMachine.TestCase
-TestTree.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestTree.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
 def test_long_churn_keeps_every_bound() -> None:
