@@ -1,21 +1,21 @@
 """The public interface: establish baselines, detect deviations, combine everybody's evidence.
 
-    >>> import tocsin
-    >>> session = tocsin.local()
-    >>> analysis = tocsin.DistributedBehavioralAnalysis(session)
+>>> import tocsin
+>>> session = tocsin.local()
+>>> analysis = tocsin.DistributedBehavioralAnalysis(session)
 
-    Teach it what two agents normally do, then ask about one of them:
+Teach it what two agents normally do, then ask about one of them:
 
-    >>> for i in range(120):
-    ...     for agent in ("agent-a", "agent-b"):
-    ...         _ = session.observe(agent, {"action": ("search", "read")[i % 2], "latency_ms": 100 + i % 7})
-    >>> baseline = analysis.establish_baseline_distributed(["agent-a", "agent-b"], aggregation_level=1)
-    >>> baseline.agents, baseline.samples
-    (2, 240)
-    >>> evidence = analysis.detect_behavioral_deviation_distributed(
-    ...     "agent-a", {"action": "search", "latency_ms": 103}, consensus_required=True)
-    >>> analysis.calculate_global_compromise_confidence(evidence) < 0.05
-    True
+>>> for i in range(120):
+...     for agent in ("agent-a", "agent-b"):
+...         _ = session.observe(agent, {"action": ("search", "read")[i % 2], "latency_ms": 100 + i % 7})
+>>> baseline = analysis.establish_baseline_distributed(["agent-a", "agent-b"], aggregation_level=1)
+>>> baseline.agents, baseline.samples
+(2, 240)
+>>> evidence = analysis.detect_behavioral_deviation_distributed(
+...     "agent-a", {"action": "search", "latency_ms": 103}, consensus_required=True)
+>>> analysis.calculate_global_compromise_confidence(evidence) < 0.05
+True
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class DistributedBehavioralAnalysis:
         from tocsin.errors import InputError
 
         if not agent_cluster or len(agent_cluster) > MAX_CLUSTER:
-            raise InputError(f"agent_cluster has {len(agent_cluster)} names", remedy=f"give 1 to {MAX_CLUSTER} agent ids")
+            raise InputError(
+                f"agent_cluster has {len(agent_cluster)} names", remedy=f"give 1 to {MAX_CLUSTER} agent ids"
+            )
         if len(set(agent_cluster)) != len(agent_cluster):
             raise InputError("agent_cluster names an agent twice", remedy="give each agent id once")
         if aggregation_level not in (0, 1, 2, 3):

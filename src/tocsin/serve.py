@@ -60,6 +60,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(2048)  # from here on a sender waits instead of being refused
     except OSError as error:
         raise AddressInUse(
             f"cannot listen on {host}:{port}: {error.strerror}",
@@ -74,7 +75,7 @@ class TocsinServer:
     def __init__(
         self, settings: Settings, *, alter: Mapping[int, Transform] | None = None, accelerated: bool = False
     ) -> None:
-        """`alter` makes monitors lie; `accelerated` takes event times as they come instead of comparing them with now."""
+        """`alter` makes monitors lie; `accelerated` takes event times as they come, not comparing them with now."""
         self.settings = settings
         self._socket = listen(settings.server.host, settings.server.port)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,7 +44,7 @@ def test_stated_plus_drained_is_everything_and_windows_do_not_overlap(batches):
     for a, sum_ in total.items():
         assert stated.get(a, 0.0) == pytest.approx(sum_, abs=1e-9)
     for spans in windows.values():
-        for (_, last), (first, _) in zip(spans, spans[1:], strict=False):
+        for (_, last), (first, _) in itertools.pairwise(spans):
             assert first > last
     assert ledger.pending().size == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 
 import pytest
@@ -66,4 +65,4 @@ def test_durable_writes_replace_whole_files(tmp_path):
     write_durably(target, b"one")
     write_durably(target, b"two", 0o600)
     assert target.read_bytes() == b"two"
-    assert os.listdir(tmp_path) == ["f"]
+    assert list(tmp_path.iterdir()) == [target]

@@ -36,7 +36,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Options that come before the command."""
 
@@ -73,9 +75,14 @@ def up(
 @app.command()
 def demo(
     fleet: Annotated[
-        str, typer.Option(help="agentdojo: real tool calls of language models; synthetic: a generator that ships with tocsin.")
+        str,
+        typer.Option(
+            help="agentdojo: real tool calls of language models; synthetic: a generator that ships with tocsin."
+        ),
     ] = "agentdojo",
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Where the demo keeps its data.")] = Path("tocsin-demo"),
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Where the demo keeps its data.")] = Path(
+        "tocsin-demo"
+    ),
     agents: Annotated[int, typer.Option(help="Size of the fleet.", min=20, max=600)] = 150,
     seed: Annotated[int, typer.Option(help="Which fleet: equal seeds give equal fleets.")] = 0,
     archive: Annotated[
@@ -114,8 +121,8 @@ def replay(
 ) -> None:
     """Run recorded events through the monitors, as fast as they go.
 
-    A table needs `agent_id` and `seq` or a time; `phase` (0 = baseline) is optional. Numeric columns become features, text
-    columns actions, unless a mapping says otherwise; mappings for common tables are found by the columns.
+    A table needs `agent_id` and `seq` or a time; `phase` (0 = baseline) is optional. Numeric columns become features,
+    text columns actions, unless a mapping says otherwise; mappings for common tables are found by the columns.
     """
     from tocsin.cli.replay import run_replay
 

@@ -38,7 +38,10 @@ def run_config(*, as_json: bool) -> None:
         return
     for knob in knobs():
         unit = f" {knob.unit}" if knob.unit else ""
-        say(bold(f"{knob.key} = {value(knob.key, knob.secret)!r}{unit}") + f"   ({resolved.origins[knob.key]}; {knob.variable})")
+        say(
+            bold(f"{knob.key} = {value(knob.key, knob.secret)!r}{unit}")
+            + f"   ({resolved.origins[knob.key]}; {knob.variable})"
+        )
         say(f"    {knob.effect}")
         if knob.trade_off:
             say(f"    {knob.trade_off}")

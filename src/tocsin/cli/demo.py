@@ -34,7 +34,8 @@ def run_demo_command(
     assert score is not None
     say()
     say(bold(f"{result.agents} agents, {result.compromised} of them hijacked; {result.source}"))
-    say(f"  events      {result.baseline_events:,} learned from, {result.live_events:,} judged, in {result.seconds:.0f} s")
+    counts = f"{result.baseline_events:,} learned from, {result.live_events:,} judged"
+    say(f"  events      {counts}, in {result.seconds:.0f} s")
     say(f"  verdicts    {len(score.judged)} agents certified as compromised, each by 3 of 4 monitors at least")
     say(f"  precision   {score.precision}")
     say(f"  recall      {score.recall}")

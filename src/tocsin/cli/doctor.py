@@ -51,7 +51,11 @@ def _protobuf() -> tuple[str, bool, str]:
     from google.protobuf.internal import api_implementation
 
     kind = api_implementation.Type()
-    return ("protobuf", kind == "upb", f"{kind}: decoding is {'fast' if kind == 'upb' else 'slow; install the upb build'}")
+    return (
+        "protobuf",
+        kind == "upb",
+        f"{kind}: decoding is {'fast' if kind == 'upb' else 'slow; install the upb build'}",
+    )
 
 
 def _signatures() -> tuple[str, bool, str]:

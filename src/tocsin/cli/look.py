@@ -4,41 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from tocsin.cli.options import data_dir
-from tocsin.cli.out import bold, note, safe, say, say_json, table
+from tocsin.cli.out import bold, note, percent, safe, say, say_json, table
 from tocsin.errors import TocsinError, UnknownAgent, Unreachable
-
-TIMEOUT_SECONDS = 10
-Q32 = 1 << 32
-
-
-def fetch(url: str, path: str, token: str | None) -> Any:
-    """GET a JSON answer. Raises Unreachable, or the error the service reported."""
-    request = urllib.request.Request(url.rstrip("/") + path, headers={"accept": "application/json"})
-    if token:
-        request.add_header("authorization", f"Bearer {token}")
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        if error.code == 401:
-            raise Unreachable(f"{url} asks for a token", remedy="give it with --token or TOCSIN_SERVER_TOKEN") from error
-        try:
-            told = json.loads(error.read(1 << 16))
-            kind = UnknownAgent if told.get("error") == "UnknownAgent" else TocsinError
-            raise kind(str(told["cause"]), remedy=str(told.get("remedy", ""))) from error
-        except (ValueError, KeyError, AttributeError):
-            raise Unreachable(f"{url} answered {error.code}", remedy="is it a tocsin?") from error
-    except (OSError, ValueError) as error:
-        raise Unreachable(
-            f"no tocsin answers at {url}: {error}", remedy="start one with `tocsin up`, or name it with --url"
-        ) from error
+from tocsin.runtime.client import ask
 
 
 def running(directory: Path) -> str | None:
@@ -48,7 +21,7 @@ def running(directory: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     try:
-        fetch(url, "/healthz", None)
+        ask(url, "/healthz")
     except TocsinError:
         return None
     return url
@@ -88,7 +61,11 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
     """Print the agents."""
     directory = data_dir(data)
     live = url or running(directory)
-    rows = fetch(live, f"/api/v1/agents?limit={limit}", token) if live else stored_picture(directory)["agents"][:limit]
+    rows = (
+        ask(live, f"/api/v1/agents?limit={limit}", token=token or "")
+        if live
+        else stored_picture(directory)["agents"][:limit]
+    )
     if as_json:
         say_json(rows)
         return
@@ -100,7 +77,7 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
             safe(row["agent_id"], 60),
             safe(str(row["region"]), 24),
             f"{row['events']:>7}",
-            f"{100 * row['confidence']:>9.2f} %",
+            f"{percent(row['confidence']):>11}",
             f"{row['log_e_nats']:>7.1f}",
             "compromised" if row["flagged"] else "",
         ]
@@ -116,7 +93,7 @@ def run_explain(agent: str, data: Path | None, url: str | None, token: str | Non
     directory = data_dir(data)
     live = url or running(directory)
     if live:
-        told = fetch(live, f"/api/v1/agents/{urllib.parse.quote(agent, safe='')}", token)
+        told = ask(live, f"/api/v1/agents/{urllib.parse.quote(agent, safe='')}", token=token or "")
     else:
         picture = stored_picture(directory)
         known = {row["agent_id"] for row in picture["agents"]}
@@ -137,11 +114,11 @@ def run_explain(agent: str, data: Path | None, url: str | None, token: str | Non
 def _print_explanation(agent: str, told: dict[str, Any]) -> None:
     agreed = told["agreed"]
     standing = "certified as compromised" if agreed and agreed["flagged"] else "not flagged"
-    say(bold(f"{safe(agent)}: {standing}; confidence {100 * told['agreed_confidence']:.2f} %"))
+    say(bold(f"{safe(agent)}: {standing}; confidence {percent(told['agreed_confidence'])}"))
     say(safe(told["why"], 600))
     say()
     if told["reasons"]:
-        rows = [[safe(r["feature"], 48), f"{r['log_bf_q32'] / Q32:+8.2f}", safe(r["detail"], 90)] for r in told["reasons"]]
+        rows = [[safe(r["feature"], 48), f"{r['nats']:+8.2f}", safe(r["detail"], 90)] for r in told["reasons"]]
         say(table(rows, ["what moved", "    nats", "how"]))
         say()
     if told["evidence"]:

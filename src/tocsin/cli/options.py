@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,8 @@ UrlOption = Annotated[
     typer.Option("--url", help="A running tocsin.  [default: the one that last used the data directory]"),
 ]
 TokenOption = Annotated[
-    str | None, typer.Option("--token", help="Bearer token of a tocsin that asks for one.", envvar="TOCSIN_SERVER_TOKEN")
+    str | None,
+    typer.Option("--token", help="Bearer token of a tocsin that asks for one.", envvar="TOCSIN_SERVER_TOKEN"),
 ]
 
 

@@ -30,7 +30,15 @@ def style(text: str, code: str) -> str:
 
 
 def bold(text: str) -> str:
+    """`text` in bold."""
     return style(text, "1")
+
+
+def percent(share: float) -> str:
+    """A probability for people; certainty is never claimed by rounding."""
+    if 0.9999 < share < 1:
+        return "> 99.99 %"
+    return "< 0.01 %" if 0 < share < 0.0001 else f"{100 * share:.2f} %"
 
 
 def say(text: str = "") -> None:
@@ -63,5 +71,8 @@ def fail(error: TocsinError, *, as_json: bool = False) -> NoReturn:
 def table(rows: list[list[str]], header: list[str]) -> str:
     """Columns padded to their widest cell; numbers are right-aligned by whoever formats them."""
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [header, *rows]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [header, *rows]
+    ]
     return "\n".join([bold(lines[0]), *lines[1:]])

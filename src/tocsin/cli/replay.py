@@ -6,12 +6,12 @@ import csv
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tocsin.cli.out import bold, note, safe, say, say_json
+from tocsin.cli.out import bold, note, percent, safe, say, say_json
 
 if TYPE_CHECKING:
     from tocsin.ingest.tables import Decoded
@@ -53,12 +53,10 @@ def run_replay(
             directory = open_datadir(data, monitors=monitors, alpha_ppm=alpha_ppm, prior_ppm=10_000)
             stack.callback(directory.close)
             roster, signers = directory.roster, directory.signers
-        clock = VirtualClock()
-        engine = Engine(roster, signers, clock)
+        engine = Engine(roster, signers, VirtualClock())
         write = stack.enter_context(_predictions(predictions)) if predictions else None
         result = replay(
             engine,
-            clock,
             _batches(table),
             fleet_size=len(table.agents),
             predicted=write,
@@ -91,7 +89,7 @@ def _keep(engine: Engine, data: Path, result: ReplayResult) -> list[Path]:
 
 
 @contextmanager
-def _predictions(file: Path) -> Iterator[Callable[[Predicted], None]]:
+def _predictions(file: Path) -> Generator[Callable[[Predicted], None]]:
     """A writer of agent_id,seq,score,alarm rows. The file appears under its name only when it is whole."""
     from tocsin.errors import InputError
 
@@ -105,7 +103,8 @@ def _predictions(file: Path) -> Iterator[Callable[[Predicted], None]]:
         lines.writerow(("agent_id", "seq", "score", "alarm"))
 
         def write(rows: Predicted) -> None:
-            agents = [rows.agents[i] for i in rows.agent.tolist()]
+            codes: list[int] = rows.agent.tolist()
+            agents = [rows.agents[code] for code in codes]
             scores = [f"{score:.6g}" for score in rows.score.tolist()]
             lines.writerows(zip(agents, rows.seq.tolist(), scores, rows.alarm.astype(int).tolist(), strict=True))
 
@@ -173,10 +172,13 @@ def _report(
         + f" ({result.live_events:,} judged)"
     )
     agents = len({v.agent_id for v in flagged})
-    say(f"{agents} agents certified as compromised" + (", the first of them:" if agents > SHOWN else ":" if agents else "."))
+    say(
+        f"{agents} agents certified as compromised"
+        + (", the first of them:" if agents > SHOWN else ":" if agents else ".")
+    )
     for verdict in flagged[:SHOWN]:
         why = ", ".join(safe(feature, 40) for feature, nats in verdict.reasons[:2] if nats > 0)
-        say(f"  {safe(verdict.agent_id, 60):<32} confidence {100 * verdict.confidence:6.2f} %   {why}")
+        say(f"  {safe(verdict.agent_id, 60):<32} confidence {percent(verdict.confidence):>9}   {why}")
     if predictions:
         say(f"predictions: {predictions}")
     if data and certificates:

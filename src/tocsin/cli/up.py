@@ -6,7 +6,7 @@ import sys
 import urllib.parse
 
 from tocsin.cli.options import settings
-from tocsin.cli.out import bold, note, safe, say
+from tocsin.cli.out import bold, note, percent, safe, say
 from tocsin.model.verdict import Verdict
 
 
@@ -26,9 +26,7 @@ def run_up(flags: dict[str, str | int | None]) -> None:
         say(f"  telemetry   OTLP/HTTP at {server.url}/v1/traces   (protobuf or JSON, gzip)")
         say(f"  status      {server.url}/   and {server.url}/api/v1/status, {server.url}/metrics")
         say(f"  data        {chosen.data.dir}   (keys, log, certificates)")
-        say(
-            f"  monitors    {roster.n} in this one process: {roster.f} may lie; the loss of this machine is not tolerated"
-        )
+        say(f"  monitors    {roster.n} in this one process: {roster.f} may lie, but the machine must not be lost")
         say(f"  learning    {chosen.learning.warmup_events} events of an agent before it is judged")
         say()
         say("point your agents at it:")
@@ -56,6 +54,6 @@ def _announce(verdict: Verdict) -> None:
     signers = ", ".join(map(str, sorted(verdict.certificate.signatures)))
     say(
         f"verdict: {safe(verdict.agent_id)} {verdict.decision} "
-        f"(confidence {100 * verdict.confidence:.1f} %, epoch {verdict.epoch}, signed by monitors {signers})"
+        f"(confidence {percent(verdict.confidence)}, epoch {verdict.epoch}, signed by monitors {signers})"
     )
     sys.stdout.flush()

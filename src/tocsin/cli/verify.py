@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tocsin.cli.out import bold, note, safe, say, say_json
+from tocsin.cli.out import bold, note, percent, safe, say, say_json
 from tocsin.errors import InputError, TooLarge
 
 MAX_BYTES = 16 << 20
@@ -44,9 +44,12 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
     if as_json:
         say_json(result)
         return
-    say(bold(f"valid: agent {safe(verdict.agent_id)} is {verdict.decision}") + f" (confidence {100 * verdict.confidence:.2f} %)")
+    say(
+        bold(f"valid: agent {safe(verdict.agent_id)} is {verdict.decision}")
+        + f" (confidence {percent(verdict.confidence)})"
+    )
     say(f"  signed by monitors {', '.join(map(str, signers))} of {trusted.n}; {trusted.quorum} were needed")
-    say(f"  epoch {verdict.epoch} of {safe(trusted.net)}; level {verdict.entry.alpha_ppm / 1e4:g} % over {verdict.entry.fleet_size} agents")
+    say(f"  epoch {verdict.epoch} of {safe(trusted.net)}; level {level}")
     if roster is None:
         note(
             "checked against the keys that the certificate names itself: anybody can make such a file. "

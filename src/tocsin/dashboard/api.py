@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib import resources
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -52,6 +52,7 @@ class SealRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def json_response(value: Any, status: int = 200) -> Response:
+    """`value` as JSON that nobody caches."""
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
     return Response(msgspec.json.encode(value), status, headers, "application/json")
 
@@ -94,7 +95,11 @@ def routes(service: FleetService) -> list[Route]:
         ("POST", "/api/v1/baseline/seal", api.seal),
     ]
     found = [Route(path, _answered(handler), methods=[method]) for method, path, handler in table]
-    pages = [("/", "index.html", "text/html"), ("/page.js", "page.js", "text/javascript"), ("/page.css", "page.css", "text/css")]
+    pages = [
+        ("/", "index.html", "text/html"),
+        ("/page.js", "page.js", "text/javascript"),
+        ("/page.css", "page.css", "text/css"),
+    ]
     found.extend(Route(path, _static(name, kind), methods=["GET"]) for path, name, kind in pages)
     return found
 
@@ -138,7 +143,9 @@ class _Api:
         name = request.path_params["verdict_id"]
         body = await self._service.ask(lambda _, store: store.certificate(name))
         if body is None:
-            return json_response({"error": "NotFound", "cause": "no such verdict", "remedy": "see /api/v1/verdicts"}, 404)
+            return json_response(
+                {"error": "NotFound", "cause": "no such verdict", "remedy": "see /api/v1/verdicts"}, 404
+            )
         return Response(body, media_type="application/json")
 
     async def roster(self, _: Request) -> Response:
@@ -164,6 +171,8 @@ class _Api:
         try:
             wanted = msgspec.json.decode(bytes(body) or b"{}", type=SealRequest)
         except msgspec.MsgspecError as error:
-            raise InputError(f"the body does not fit: {error}", remedy='send {"agents": ["a", "b"]} or nothing') from error
-        offset = await self._service.seal(cast("tuple[str, ...] | None", wanted.agents))
+            raise InputError(
+                f"the body does not fit: {error}", remedy='send {"agents": ["a", "b"]} or nothing'
+            ) from error
+        offset = await self._service.seal(wanted.agents)
         return json_response({"sealed_at_offset": offset})

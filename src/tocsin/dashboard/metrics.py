@@ -38,7 +38,9 @@ class _Status:
         for key, (name, text) in GAUGES.items():
             found.append(GaugeMetricFamily(name, text, value=self._status[key]))
         for key, label in (("refused", "reason"), ("not_admitted", "reason")):
-            family = CounterMetricFamily(f"tocsin_{key}", f"What was {key.replace('_', ' ')}, by reason.", labels=[label])
+            family = CounterMetricFamily(
+                f"tocsin_{key}", f"What was {key.replace('_', ' ')}, by reason.", labels=[label]
+            )
             for reason, count in sorted(self._status.get(key, {}).items()):
                 family.add_metric([reason], count)
             found.append(family)

@@ -1,18 +1,16 @@
 """The demonstration: a running tocsin, a fleet sent to it by another process, one monitor that lies, and the score.
 
-    server thread (n monitors, one lying) <──OTLP/HTTP── sender process (baseline, then live)
+server thread (n monitors, one lying) <──OTLP/HTTP── sender process (baseline, then live)
 """
 
 from __future__ import annotations
 
-import json
 import queue
 import shutil
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ from tocsin.demo.score import Score
 from tocsin.errors import StorageError, TocsinError, Unreachable
 from tocsin.model.verdict import Verdict
 from tocsin.runtime.certificates import certificate_file
+from tocsin.runtime.client import ask
 from tocsin.serve import TocsinServer, open_server
 from tocsin.sim.byzantine import LyingMonitor
 from tocsin.sim.fleet import AgentLabel, LabelledFleet
@@ -111,7 +110,12 @@ class DemoResult:
 
 def _proportion(found: Any) -> dict[str, Any]:
     low, high = found.interval
-    return {"hits": found.hits, "total": found.total, "value": found.value, "wilson_95": [round(low, 4), round(high, 4)]}
+    return {
+        "hits": found.hits,
+        "total": found.total,
+        "value": found.value,
+        "wilson_95": [round(low, 4), round(high, 4)],
+    }
 
 
 def prepare_directory(path: Path) -> None:
@@ -219,12 +223,7 @@ class _Run:
     # -- the running tocsin -----------------------------------------------------------------------------------------
 
     def _ask(self, path: str, body: bytes | None = None) -> Any:
-        request = urllib.request.Request(self._server.url + path, data=body)
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return json.load(answer)
-        except OSError as error:
-            raise Unreachable(f"the demo's own tocsin does not answer: {error}") from error
+        return ask(self._server.url, path, body=body)
 
     def _wait_until_answering(self) -> None:
         deadline = time.monotonic() + 30
@@ -243,7 +242,9 @@ class _Run:
         self._state.learned_agents = status["agents"]
         tree = status["tree"]
         self._result.regions, self._result.zones = tree["regions"], tree["zones"]
-        self._note(f"baselines of {status['agents']} agents in {tree['regions']} regions and {tree['zones']} zones are sealed")
+        self._note(
+            f"baselines of {status['agents']} agents in {tree['regions']} regions and {tree['zones']} zones are sealed"
+        )
 
     def _look(self) -> dict[str, Any]:
         """Poll the service, show what is new."""
@@ -297,7 +298,9 @@ class _Run:
         command += ["--archive", str(fleet.archive)] if fleet.archive else []
         command += ["--cache", str(fleet.cache)] if fleet.cache else []
         self._state.sent_events = self._state.total_events = 0
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(  # noqa: S603 - our own module, arguments from our own options
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         try:
             return self._follow(process, part)
         finally:

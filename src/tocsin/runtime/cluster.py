@@ -38,7 +38,12 @@ class Cluster:
     """`monitors` on one bus. `emitted(monitor, emit)` is called after everything it depends on is durable."""
 
     def __init__(
-        self, monitors: Sequence[Monitor], clock: Clock, records: Records, emitted: Emitted, bus: MemoryBus | None = None
+        self,
+        monitors: Sequence[Monitor],
+        clock: Clock,
+        records: Records,
+        emitted: Emitted,
+        bus: MemoryBus | None = None,
     ) -> None:
         self.monitors = monitors
         self.clock = clock

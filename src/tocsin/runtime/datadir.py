@@ -101,7 +101,7 @@ def write_durably(file: Path, body: bytes, mode: int = 0o644) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-    os.replace(temporary, file)
+    temporary.replace(file)
     directory = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -1,6 +1,6 @@
-"""A whole small fleet's worth of tocsin in one object: monitors, tree, verdicts. Single-threaded; the host owns the thread.
+"""A whole small fleet's worth of tocsin in one object: monitors, tree, verdicts. The host owns its one thread.
 
-    entries (already durable) ──> Hierarchy (summaries climb) ──> Cluster (monitors judge, agree) ──> verdicts
+entries (already durable) ──> Hierarchy (summaries climb) ──> Cluster (monitors judge, agree) ──> verdicts
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from tocsin.consensus.replica import ConsensusConfig, Replica
 from tocsin.detection.detector import DetectorConfig, FleetDetector
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.model.baseline import DistributedBaseline
-from tocsin.model.steps import Emit
 from tocsin.model.evidence import Evidence
+from tocsin.model.steps import Emit
 from tocsin.model.verdict import PosteriorEntry, Roster, Verdict
 from tocsin.monitor.inputs import Flush, Observed, Sealed
 from tocsin.monitor.monitor import Monitor, Transform
@@ -62,7 +62,8 @@ class Engine:
         self._on_verdict = on_verdict
         alterations = alter or {}
         self.monitors = [
-            self._monitor(i, signer, consensus or ConsensusConfig(), alterations.get(i)) for i, signer in enumerate(signers)
+            self._monitor(i, signer, consensus or ConsensusConfig(), alterations.get(i))
+            for i, signer in enumerate(signers)
         ]
         self.cluster = Cluster(self.monitors, clock, records or NoRecords(), self._emitted, bus)
 
@@ -130,7 +131,7 @@ class Engine:
                 found.extend(e for e in attested_items(open_batch(raw, self.roster)) if e.agent_id == agent_id)
         return found
 
-    def _emitted(self, monitor: int, emit: Emit) -> None:
+    def _emitted(self, _: int, emit: Emit) -> None:
         if emit.kind == "verdict":
             verdict: Verdict = emit.value
             if verdict.verdict_id not in self.verdicts:

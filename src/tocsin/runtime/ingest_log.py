@@ -53,7 +53,9 @@ class IngestLog:
     def replay(self) -> Iterable[Observed | Sealed]:
         """Yield what was appended, in order. Raises StorageCorrupt where a record is not as written."""
         with storage_errors(self._path):
-            for serial, start, kind, body in self._db.execute("SELECT serial, start, kind, body FROM log ORDER BY serial"):
+            for serial, start, kind, body in self._db.execute(
+                "SELECT serial, start, kind, body FROM log ORDER BY serial"
+            ):
                 try:
                     yield Observed(_batch(start, body)) if kind == "batch" else _seal(start, body)
                 except (WireError, msgspec.MsgspecError) as error:

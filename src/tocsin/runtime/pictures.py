@@ -42,7 +42,11 @@ def agent_rows(engine: Engine) -> list[dict[str, Any]]:
 
 def explanation(engine: Engine, agent_id: str) -> dict[str, Any]:
     """Why the fleet believes what it believes about one agent. Raises UnknownAgent."""
-    told = msgspec.to_builtins(engine.witness.detector.explain(agent_id))
+    explained = engine.witness.detector.explain(agent_id)
+    told = msgspec.to_builtins(explained)
+    told["reasons"] = [
+        {"feature": r.feature, "nats": r.log_bf_q32 / Q32, "detail": r.detail} for r in explained.reasons
+    ]
     entry = engine.entries.get(agent_id)
     told["region"] = engine.tree.region_of(agent_id)
     told["agreed"] = None if entry is None else msgspec.to_builtins(entry)

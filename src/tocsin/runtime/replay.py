@@ -16,7 +16,6 @@ from tocsin.detection.scoring import FleetAlarms
 from tocsin.model.events import EventBatch, Phase
 from tocsin.model.verdict import Verdict
 from tocsin.monitor.inputs import Flush, Observed
-from tocsin.runtime.clock import VirtualClock
 from tocsin.runtime.engine import Engine
 
 Rows = tuple[EventBatch, NDArray[np.int64]]
@@ -46,7 +45,6 @@ class ReplayResult:
 
 def replay(
     engine: Engine,
-    clock: VirtualClock,
     rows: Iterable[Rows],
     *,
     fleet_size: int,
@@ -71,7 +69,7 @@ def replay(
             predicted(Predicted(batch.agents, batch.agent, seq, seen.log_odds, alarm))
         result.events += len(batch)
         result.live_events += int(live.sum())
-        result.alarmed_agents.update(batch.agents[i] for i in np.unique(batch.agent[alarm]))
+        result.alarmed_agents.update(batch.agents[i] for i in np.unique(batch.agent[alarm]).tolist())
         if progress is not None:
             progress(result.events)
     engine.feed([Flush(result.events)])

@@ -2,8 +2,8 @@
 
     accept() ─> writer thread: admit, one durable record, acknowledge ─> engine thread: judge, agree, store verdicts
 
-`accept` returns only after the events are on disk. The queue between the two is bounded in events: beyond it senders are
-told to come back later, before anything is accepted. One batch in the log is one step of every monitor, so requests
+`accept` returns only after the events are on disk. The queue between the two is bounded in events: beyond it senders
+are told to come back later, before anything is accepted. One batch in the log is one step of every monitor, so requests
 that wait together are joined before they are written; that is what makes a replay of the log exact.
 """
 
@@ -50,6 +50,7 @@ class Admits(Protocol):
     def admit(self, rows: EventBatch) -> tuple[EventBatch, Admitted]: ...
     def seal(self, agents: Sequence[str] | None) -> None: ...
     def restore(self, entry: Observed | Sealed) -> None: ...
+    def refused(self) -> dict[str, int]: ...
     def join(self, batches: Sequence[EventBatch]) -> EventBatch: ...
 
 
@@ -142,7 +143,7 @@ class FleetService:
         """Call `listener` (on the engine's thread) for every new certified verdict."""
         self._listeners.append(listener)
 
-    # -- what the web server calls --------------------------------------------------------------------------------------
+    # -- what the web server calls ------------------------------------------------------------------------------------
 
     async def accept(self, batch: EventBatch) -> Admitted:
         """Make a batch durable. Raises Overloaded, before accepting anything, when analysis has fallen behind."""

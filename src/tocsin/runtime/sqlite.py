@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def open_database(path: Path, schema: str, version: int, *, read_only: bool = Fa
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Generator[None]:
     """Turn SQLite's errors into StorageError/StorageCorrupt that name the file and what to do."""
     try:
         yield
@@ -52,7 +52,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def transaction(db: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
+def transaction(db: sqlite3.Connection, path: Path) -> Generator[sqlite3.Connection]:
     """All or nothing; durable when the block ends without an error."""
     with storage_errors(path):
         db.execute("BEGIN IMMEDIATE")

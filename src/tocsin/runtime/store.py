@@ -37,14 +37,13 @@ class Store:
 
     def verdicts(self, agent_id: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
         """Latest first: dicts with verdict_id, agent_id, epoch, decision, decided_ms."""
-        where, args = ("WHERE agent_id = ?", [agent_id]) if agent_id is not None else ("", [])
         query = (
             "SELECT verdict_id, agent_id, epoch, decision, decided_ms FROM verdict "
-            f"{where} ORDER BY epoch DESC, verdict_id LIMIT ?"
+            "WHERE ?1 IS NULL OR agent_id = ?1 ORDER BY epoch DESC, verdict_id LIMIT ?2"
         )
         names = ("verdict_id", "agent_id", "epoch", "decision", "decided_ms")
         with storage_errors(self._path):
-            return [dict(zip(names, row, strict=True)) for row in self._db.execute(query, [*args, limit])]
+            return [dict(zip(names, row, strict=True)) for row in self._db.execute(query, (agent_id, limit))]
 
     def certificate(self, verdict_id: str) -> bytes | None:
         with storage_errors(self._path):
