@@ -67,7 +67,8 @@ class Bench:
 
     def count(self, **sizes: float | str) -> None:
         """State what was measured over: agents, events, seeds, monitors."""
-        self.counts.update(sizes)
+        for name, size in sizes.items():
+            self.counts[name] = size if isinstance(size, str | int) else float(size)
 
     def record(
         self,
@@ -189,7 +190,7 @@ def within(value: float, bound: str) -> bool:
     comparison, _, limit = bound.strip().partition(" ")
     if comparison not in COMPARISONS or not limit:
         raise ValueError(f"bound {bound!r} does not read: write it as '<= 150'")
-    return COMPARISONS[comparison](value, float(limit.replace(",", "").replace("_", "")))
+    return COMPARISONS[comparison](float(value), float(limit.replace(",", "").replace("_", "")))
 
 
 def machine() -> dict[str, str | int]:

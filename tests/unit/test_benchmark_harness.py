@@ -6,6 +6,7 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +84,15 @@ def test_the_command_line_prints_and_writes(tmp_path: Path, capsys: pytest.Captu
     assert set(document) == {"topic", "quick", "machine", "versions", "counts", "figures"}
     assert document["figures"][0]["holds"] is False
     assert document["counts"] == {"agents": 7}
+
+
+def test_numpy_scalars_are_written_as_numbers():
+    bench = Bench("t")
+    bench.count(agents=np.int64(7), share=np.float32(0.5))
+    bench.record("x", np.float64(2), unit="s", bound="<= 3", spread=(np.float32(1), np.int64(3)))
+    document = json.loads(json.dumps(_harness.report(bench)))
+    assert document["counts"] == {"agents": 7, "share": 0.5}
+    assert document["figures"][0] == {**document["figures"][0], "value": 2, "holds": True, "spread": [1, 3]}
 
 
 def test_the_document_is_a_function_of_the_figures():
