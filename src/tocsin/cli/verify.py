@@ -44,6 +44,7 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
     if as_json:
         say_json(result)
         return
+    level = f"{verdict.entry.alpha_ppm / 1e4:g} % over {verdict.entry.fleet_size} agents"
     say(
         bold(f"valid: agent {safe(verdict.agent_id)} is {verdict.decision}")
         + f" (confidence {percent(verdict.confidence)})"

@@ -69,7 +69,8 @@ def replay(
             predicted(Predicted(batch.agents, batch.agent, seq, seen.log_odds, alarm))
         result.events += len(batch)
         result.live_events += int(live.sum())
-        result.alarmed_agents.update(batch.agents[i] for i in np.unique(batch.agent[alarm]).tolist())
+        codes: list[int] = np.unique(batch.agent[alarm]).tolist()
+        result.alarmed_agents.update(batch.agents[code] for code in codes)
         if progress is not None:
             progress(result.events)
     engine.feed([Flush(result.events)])
