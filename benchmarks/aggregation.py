@@ -65,8 +65,14 @@ def _accumulators(bench: Bench, d: int) -> None:
         accumulate_moments(q, row, moments)
         accumulate_histograms(q, row, cells)
 
-    bound = ">= 1e6" if d == 12 else ""
-    bench.rate(f"samples into {agents} agents' summaries, d={d}", accumulate, items=n, unit="samples/s", bound=bound)
+    accumulate()
+    rates: list[float] = []
+    for _ in range(3 if bench.quick else 10):
+        start = time.process_time()  # a core's own time: neighbours on the machine are not charged
+        accumulate()
+        rates.append(n / (time.process_time() - start))
+    name, bound = f"samples into {agents} agents' summaries, d={d}", ">= 1e6" if d == 12 else ""
+    bench.record_all(name, rates, unit="samples/core-s", bound=bound)
 
 
 def sums(bench: Bench) -> None:
@@ -101,23 +107,20 @@ def whole_fleet(bench: Bench) -> None:
     batches = list(fleet(agents, 64, d))
     bench.count(agents=agents, events=agents * 64, features=d)
     Hierarchy().observe(batches[0])  # compile
-    hierarchy, observing, pumping, packets = Hierarchy(), 0.0, list[float](), 0
+    hierarchy, pumping, packets = Hierarchy(), list[float](), 0
+    began, core = time.perf_counter(), time.process_time()
     for k, batch in enumerate(batches):
-        start = time.perf_counter()
         hierarchy.observe(batch)
-        middle = time.perf_counter()
+        start = time.perf_counter()
         hierarchy.pump(k * ROWS * SECOND // 20_000)
-        observing += middle - start
         if hierarchy.packets != packets:
             packets = hierarchy.packets
-            pumping.append(time.perf_counter() - middle)
-    start = time.perf_counter()
+            pumping.append(time.perf_counter() - start)
+    per_event = 1e6 * (time.process_time() - core) / (agents * 64)
     whole = hierarchy.establish([], Level.GLOBAL)
-    closing = time.perf_counter() - start
-    spent = observing + sum(pumping)
-    bench.record("whole-fleet baseline, all events", spent + closing, unit="s", requirement="R1.10", bound="< 30")
-    per_event = 1e6 * spent / (agents * 64)
-    bench.record("cost an event at 20,000 events/s, climbing included", per_event, unit="us", bound="<= 3")
+    spent = time.perf_counter() - began
+    bench.record("whole-fleet baseline, all events", spent, unit="s", requirement="R1.10", bound="< 30")
+    bench.record("cost an event at 20,000 events/s, climbing included", per_event, unit="core-us", bound="<= 3")
     bench.record_all("one climb of every changed region", [1e3 * p for p in pumping], unit="ms")
     bench.record("largest packet", hierarchy.largest_packet, unit="B", requirement="R1.8", bound="< 1024")
     x = np.concatenate([b.values for b in batches])

@@ -34,6 +34,12 @@ def test_value_is_the_rational_sum_rounded_once(x: list[float]) -> None:
     assert exact(x).value() == rounded(sum(map(Fraction, x), Fraction(0)))
 
 
+@given(st.lists(st.floats(-1e-307, 1e-307), min_size=1, max_size=20))
+def test_subnormal_numbers_count_at_their_own_size(x: list[float]) -> None:
+    assert exact(x).value() == float(sum(map(Fraction, x), Fraction(0)))
+    assert exact([5e-324, 5e-324]).value() == 1e-323
+
+
 @given(doubles, st.randoms(use_true_random=False), st.integers(0, 40))
 def test_order_and_grouping_leave_the_same_bytes(x: list[float], order: object, cut: int) -> None:
     shuffled = list(x)
