@@ -107,6 +107,11 @@ def test_the_attackers_calls_are_marked_and_the_users_are_not() -> None:
     assert [call.directed for call in run.calls] == [False, True, False]
 
 
+def test_a_value_that_the_user_gave_too_is_not_the_attackers() -> None:
+    run = parsed([READ, ("send_money", {"note": "please"}, "ok"), STEAL], attack="direct", security=True)
+    assert [call.directed for call in run.calls] == [False, False, True]
+
+
 def test_a_goal_tool_that_the_task_does_not_need_marks_the_call() -> None:
     clean = parsed([PLAIN, PAY])
     run = parsed([READ, ("update_password", {"password": "hunter2!"}, "ok"), PAY], attack="direct", security=True)
@@ -120,7 +125,11 @@ def test_exposure_is_seen_through_wrapping_and_escapes() -> None:
         assert run.exposed_at == 0, text
 
 
-@given(st.one_of(st.binary(max_size=200), st.recursive(st.none() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())))
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.recursive(st.none() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
+    )
+)
 def test_other_bytes_are_refused(body: bytes) -> None:
     with pytest.raises(WireError):
         parse_run(body)
@@ -138,7 +147,12 @@ def test_only_the_listed_pipelines_are_opened(tmp_path: Path) -> None:
     with tarfile.open(archive, "w:gz") as tar:
         for pipeline in PIPELINES:
             add(tar, f"a/runs/{pipeline}/banking/user_task_0/none/none.json", log([PLAIN], pipeline=pipeline))
-        for pipeline in ("gemini-1.5-pro-001", "gpt-4-0125-preview", "meta-llama_Llama-3-70b-chat-hf", PIPELINES[0] + "-x"):
+        for pipeline in (
+            "gemini-1.5-pro-001",
+            "gpt-4-0125-preview",
+            "meta-llama_Llama-3-70b-chat-hf",
+            PIPELINES[0] + "-x",
+        ):
             add(tar, f"a/runs/{pipeline}/banking/user_task_0/none/none.json", poison)
         add(tar, f"a/runs/{PIPELINES[0]}/banking/injection_task_0/none/none.json", poison)
         add(tar, f"a/runs/{PIPELINES[0]}/banking/user_task_0/felony_dos/injection_task_0.json", poison)
