@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from tocsin.errors import InputError
-from tocsin.model.evidence import CLIP_Q32, Q32
+from tocsin.model.evidence import CLIP_NATS, CLIP_Q32, Q32
 from tocsin.stats.fixedpoint import ln_q32
 
 MILLION = 1_000_000
@@ -19,9 +19,7 @@ def to_q32(nats: float) -> int:
     """`nats` in units of 2**-32, rounded to even, clipped to +-64 nats (infinities too). Raises InputError for NaN."""
     if math.isnan(nats):
         raise InputError("a log-likelihood ratio is not a number", remedy="drop the sample it came from")
-    if math.isinf(nats):
-        return CLIP_Q32 if nats > 0 else -CLIP_Q32
-    return clip_q32(round(nats * Q32))
+    return round(max(-CLIP_NATS, min(CLIP_NATS, nats)) * Q32)
 
 
 def log_odds_of_ppm(ppm: int) -> int:
