@@ -140,3 +140,27 @@ def test_limits() -> None:
         wire.encode(update(source="x" * 129))
     with pytest.raises(WireError):
         wire.decode_grid(wire.encode_grid(0, Grid(("a", "b"), (0, 0), (0, 0))).replace(b"b", b"a"))
+
+
+def test_longer_spellings_of_a_number_are_refused() -> None:
+    (raw,) = wire.encode(update(d=0, counts=np.zeros(1, np.int64), actions={}))
+    assert raw.endswith(b"\x00\x01\x00\x00\x00")  # start 0, stop 1, a zero in a run of one, no actions
+    level_epoch = bytes([1, 3])
+    with pytest.raises(WireError, match="canonical"):
+        wire.decode(raw.replace(level_epoch, bytes([1, 0x83, 0x00]), 1))
+    tokens = len(raw) - 3
+    with pytest.raises(WireError, match="decode"):
+        wire.decode(raw[:tokens] + b"\x80\x00" + raw[tokens + 1 :])
+
+
+def test_a_run_past_the_end_is_refused() -> None:
+    (raw,) = wire.encode(update(d=0, counts=np.zeros(1, np.int64), actions={}))
+    with pytest.raises(WireError, match="decode"):
+        wire.decode(raw[:-2] + b"\x01" + raw[-1:])
+
+
+def test_parts_must_begin_where_the_last_one_ended() -> None:
+    parts = parts_of(update(d=16, counts=summary_of(16, 64_000)))
+    parts[1] = msgspec.structs.replace(parts[1], start=parts[1].start - 1)
+    with pytest.raises(WireError, match="overlap"):
+        wire.join(parts)
