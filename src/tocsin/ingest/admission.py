@@ -68,16 +68,26 @@ class Admission:
 
         Once returned, rows count as taken in: the caller makes them durable or stops.
         """
-        n = len(rows)
-        keep = np.ones(n, np.bool_)
-        refused: Counter[str] = Counter()
         t_ns, ahead = self._clamped_times(rows)
-        known = self._check_agents(rows, keep, refused)
-        self._check_late(t_ns, known[rows.agent], keep, refused)
-        self._check_duplicates(rows, keep, refused)
-        index: NDArray[np.int64] = np.flatnonzero(keep)
-        kept = take(rows, index, self.next_offset)
-        batch = _with(kept, t_ns[index], self._phases(known[kept.agent], t_ns[index]))
+        n = len(rows)
+        times: list[int] = t_ns.tolist()
+        codes: list[int] = rows.agent.tolist()
+        ids: list[int] = rows.event_id.tolist() if rows.event_id.shape[0] == n else [0] * n
+        before = [self._newest(agent) for agent in rows.agents]
+        refused: Counter[str] = Counter()
+        kept: list[int] = []
+        phases: list[int] = []
+        for row in range(n):
+            agent = rows.agents[codes[row]]
+            reason = self._reason(agent, times[row], ids[row], before[codes[row]])
+            if reason:
+                refused[reason] += 1
+                continue
+            kept.append(row)
+            phases.append(self._take_in(agent, times[row], ids[row]))
+        index = np.array(kept, np.int64)
+        batch = take(rows, index, self.next_offset)
+        batch = replace(batch, t_ns=t_ns[index], phase=np.array(phases, np.int8))
         self.next_offset += len(batch)
         self._refused.update(refused)
         self._clamped += ahead
@@ -94,14 +104,11 @@ class Admission:
             self.seal(entry.agents)
             return
         batch = entry.batch
-        for agent, phase, t in zip(batch.agent.tolist(), batch.phase.tolist(), batch.t_ns.tolist(), strict=True):
-            index = self._index(batch.agents[agent])
-            self._count(index, t)
-            if phase == Phase.LIVE:
-                self._sealed[index] = True
-        ids: list[int] = batch.event_id.tolist()
-        for event_id in ids:
-            self._remember(event_id)
+        for row in range(len(batch)):
+            agent = batch.agents[int(batch.agent[row])]
+            self._take_in(agent, int(batch.t_ns[row]), int(batch.event_id[row]))
+            if batch.phase[row] == Phase.LIVE:
+                self._sealed[self._agents[agent]] = True
         self.next_offset = batch.offset + len(batch)
 
     def join(self, batches: Sequence[EventBatch]) -> EventBatch:
@@ -129,33 +136,28 @@ class Admission:
         ahead = rows.t_ns > now + self._config.max_ahead_seconds * NS_PER_SECOND
         return np.where(ahead, np.int64(now), rows.t_ns), int(ahead.sum())
 
-    def _check_late(
-        self, t_ns: NDArray[np.int64], agents: NDArray[np.int64], keep: NDArray[np.bool_], refused: Counter[str]
-    ) -> None:
-        """Refuse what is too far behind its agent's newest event before this batch."""
-        newest = np.array([*self._newest_ns, _NEVER], np.int64)
-        _refuse(keep, t_ns < newest[agents] - self._config.late_seconds * NS_PER_SECOND, LATE, refused)
+    def _reason(self, agent: str, t_ns: int, event_id: int, newest_ns: int) -> str:
+        """Why an event is refused, '' if it is not. `newest_ns` is its agent's newest time before the batch."""
+        if agent not in self._agents and len(self._agents) >= self._config.max_agents:
+            return AGENTS
+        if t_ns < newest_ns - self._config.late_seconds * NS_PER_SECOND:
+            return LATE
+        if event_id and (event_id in self._young or event_id in self._old):
+            return DUPLICATE
+        return ""
 
-    def _check_agents(self, rows: EventBatch, keep: NDArray[np.bool_], refused: Counter[str]) -> NDArray[np.int64]:
-        """Index of each of the batch's agents; -1 for those there is no room for."""
-        known = np.full(len(rows.agents) + 1, -1, np.int64)
-        codes: list[int] = np.unique(rows.agent[keep]).tolist()
-        for code in codes:
-            agent = rows.agents[code]
-            if agent in self._agents or len(self._agents) < self._config.max_agents:
-                known[code] = self._index(agent)
-        _refuse(keep, known[rows.agent] < 0, AGENTS, refused)
-        return known
+    def _take_in(self, agent: str, t_ns: int, event_id: int) -> Phase:
+        """Count an event in; returns its phase."""
+        index = self._index(agent)
+        live = self._sealed[index] or self._admitted[index] >= self._config.warmup_events
+        self._admitted[index] += 1
+        self._newest_ns[index] = max(self._newest_ns[index], t_ns)
+        self._remember(event_id)
+        return Phase.LIVE if live else Phase.BASELINE
 
-    def _check_duplicates(self, rows: EventBatch, keep: NDArray[np.bool_], refused: Counter[str]) -> None:
-        if rows.event_id.shape[0] != len(rows):
-            return
-        seen = np.zeros(len(rows), np.bool_)
-        ids = rows.event_id.tolist()
-        for row in np.flatnonzero(keep).tolist():
-            seen[row] = ids[row] in self._young or ids[row] in self._old
-            self._remember(ids[row])
-        _refuse(keep, seen, DUPLICATE, refused)
+    def _newest(self, agent: str) -> int:
+        index = self._agents.get(agent)
+        return _NEVER if index is None else self._newest_ns[index]
 
     def _remember(self, event_id: int) -> None:
         if event_id == 0:
@@ -164,20 +166,6 @@ class Admission:
         if len(self._young) * 2 >= self._config.duplicate_window:
             self._old, self._young = self._young, set()
 
-    def _phases(self, agents: NDArray[np.int64], t_ns: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Phase of each row, given its agent's index; counts the rows and moves each agent's newest time."""
-        phases = np.zeros(agents.shape[0], np.int8)
-        warmup = self._config.warmup_events
-        for row, (index, t) in enumerate(zip(agents.tolist(), t_ns.tolist(), strict=True)):
-            if self._sealed[index] or self._admitted[index] >= warmup:
-                phases[row] = Phase.LIVE
-            self._count(index, t)
-        return phases
-
-    def _count(self, index: int, t_ns: int) -> None:
-        self._admitted[index] += 1
-        self._newest_ns[index] = max(self._newest_ns[index], t_ns)
-
     def _index(self, agent: str) -> int:
         index = self._agents.setdefault(agent, len(self._agents))
         if index == len(self._admitted):
@@ -185,15 +173,3 @@ class Admission:
             self._newest_ns.append(_NEVER)
             self._sealed.append(False)
         return index
-
-
-def _refuse(keep: NDArray[np.bool_], bad: NDArray[np.bool_], reason: str, refused: Counter[str]) -> None:
-    count = int((keep & bad).sum())
-    if count:
-        refused[reason] += count
-        keep &= ~bad
-
-
-def _with(batch: EventBatch, t_ns: NDArray[np.int64], phase: NDArray[np.int8]) -> EventBatch:
-    """`batch` with its times and phases replaced."""
-    return replace(batch, t_ns=t_ns, phase=phase)

@@ -1,0 +1,272 @@
+"""OTLP over HTTP, through a real server on a loopback port, from the real exporter and from ruder clients."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from google.rpc.status_pb2 import Status
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from tocsin.errors import Overloaded, StorageError
+from tocsin.ingest import otlp_http
+from tocsin.ingest.admission import Admission, AdmissionConfig
+from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, inflate
+from tocsin.ingest.otlp_http import build_app
+from tocsin.model.events import Admitted, EventBatch
+
+T0 = 1_700_000_000_000_000_000
+PROTOBUF = {"content-type": "application/x-protobuf"}
+JSON = {"content-type": "application/json; charset=utf-8"}
+GZIP = {"content-encoding": "gzip"}
+
+
+class LogInMemory:
+    """A sink: admission and a list. `refuse` is raised instead of accepting."""
+
+    def __init__(self) -> None:
+        self.admission = Admission(AdmissionConfig(late_seconds=100))
+        self.batches: list[EventBatch] = []
+        self.refuse: Exception | None = None
+
+    async def accept(self, batch: EventBatch) -> Admitted:
+        if self.refuse is not None:
+            raise self.refuse
+        rows, account = self.admission.admit(batch)
+        self.batches.append(rows)
+        return account
+
+    def events(self) -> list[tuple[str, str]]:
+        return [
+            (batch.agents[agent], batch.actions[action])
+            for batch in self.batches
+            for agent, action in zip(batch.agent, batch.action, strict=True)
+        ]
+
+
+class Server:
+    def __init__(self, sink: LogInMemory, port: int, counters: Any) -> None:
+        self.sink = sink
+        self.port = port
+        self.counters = counters
+
+    def ask(
+        self, body: Any, headers: dict[str, str], path: str = "/v1/traces", method: str = "POST"
+    ) -> tuple[int, bytes, http.client.HTTPMessage]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read(), response.headers
+        finally:
+            connection.close()
+
+
+@contextmanager
+def running(sink: LogInMemory) -> Iterator[Server]:
+    app = build_app(sink, [Route("/healthz", lambda _: PlainTextResponse("ok"))], now_ns=lambda: T0)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on"))
+    ready = threading.Event()
+    startup = server.startup
+
+    async def announced(*args: Any, **kwargs: Any) -> None:
+        await startup(*args, **kwargs)
+        ready.set()
+
+    server.startup = announced
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield Server(sink, server.servers[0].sockets[0].getsockname()[1], app.state.receiver.counters)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running(LogInMemory()) as it:
+        yield it
+
+
+def request(*numbers: int, agent: str = "a", seconds: int = 0) -> ExportTraceServiceRequest:
+    """Tool spans `numbers` of trace 1."""
+    message = ExportTraceServiceRequest()
+    spans = message.resource_spans.add().scope_spans.add().spans
+    for number in numbers:
+        span = spans.add(trace_id=b"t" * 16, span_id=number.to_bytes(8, "big"), name=f"execute_tool t{number}")
+        span.end_time_unix_nano = T0 + seconds * 1_000_000_000
+        span.attributes.add(key="tocsin.agent.id").value.string_value = agent
+    return message
+
+
+def json_request(number: int) -> bytes:
+    span = {
+        "traceId": "0a" * 16,
+        "spanId": f"{number:016x}",
+        "name": "execute_tool j",
+        "endTimeUnixNano": str(T0),
+        "attributes": [{"key": "tocsin.agent.id", "value": {"stringValue": "j"}}],
+    }
+    return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode()
+
+
+@pytest.mark.parametrize("compression", [Compression.NoCompression, Compression.Gzip])
+def test_the_real_exporter_delivers_a_trace_children_first(server: Server, compression: Compression) -> None:
+    exporter = OTLPSpanExporter(f"http://127.0.0.1:{server.port}/v1/traces", compression=compression)
+    provider = TracerProvider(resource=Resource({"service.name": "shop"}), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("test")
+    agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "clerk"}
+    with tracer.start_as_current_span("invoke_agent clerk", attributes=agent):
+        with tracer.start_as_current_span("execute_tool search", attributes={"gen_ai.tool.name": "search"}):
+            pass
+        with tracer.start_as_current_span("POST /", attributes={"http.request.method": "POST"}):
+            pass
+    provider.shutdown()
+    assert server.sink.events() == [("shop/clerk", "search"), ("shop/clerk", "_final")]
+    assert server.counters()["not_behaviour"] == 1
+    assert server.counters()["requests"] == 3
+
+
+def test_json_and_gzip_and_several_gzip_members(server: Server) -> None:
+    two = gzip.compress(json_request(1)[:50]) + gzip.compress(json_request(1)[50:])
+    for body, headers in [(json_request(2), JSON), (gzip.compress(json_request(3)), JSON | GZIP), (two, JSON | GZIP)]:
+        status, reply, answered = server.ask(body, headers)
+        assert (status, reply, answered["content-type"]) == (200, b"{}", "application/json")
+    assert server.sink.events() == [("j", "j")] * 3
+
+
+def test_what_is_left_out_is_said_in_the_requests_own_encoding(server: Server) -> None:
+    server.ask(request(1).SerializeToString(), PROTOBUF)
+    message = request(1, 2)
+    message.MergeFrom(request(3, seconds=-200))
+    message.resource_spans[0].scope_spans[0].spans.add(name="no ids")
+    status, reply, _ = server.ask(message.SerializeToString(), PROTOBUF)
+    partial = ExportTraceServiceResponse.FromString(reply).partial_success
+    assert (status, partial.rejected_spans) == (200, 2)  # the repeated span is a retransmission, not a loss
+    assert partial.error_message == "invalid_id: 1, late: 1"
+    body = b'{"resourceSpans":[{"scopeSpans":[{"spans":[{}]}]}]}'
+    assert json.loads(server.ask(body, JSON)[1]) == {
+        "partialSuccess": {"rejectedSpans": "1", "errorMessage": "invalid_id: 1"}
+    }
+
+
+def test_logs_and_metrics_are_counted_and_honestly_refused(server: Server) -> None:
+    logs = ExportLogsServiceRequest()
+    logs.resource_logs.add().scope_logs.add().log_records.add()
+    logs_reply = ExportLogsServiceResponse.FromString(server.ask(logs.SerializeToString(), PROTOBUF, "/v1/logs")[1])
+    assert logs_reply.partial_success.rejected_log_records == 1
+    assert "does not analyse log records" in logs_reply.partial_success.error_message
+    metrics = ExportMetricsServiceRequest()
+    metrics.resource_metrics.add().scope_metrics.add().metrics.add().gauge.data_points.add()
+    reply = server.ask(gzip.compress(metrics.SerializeToString()), PROTOBUF | GZIP, "/v1/metrics")[1]
+    assert ExportMetricsServiceResponse.FromString(reply).partial_success.rejected_data_points == 1
+    body = b'{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"sum":{"dataPoints":[{},{}]}}]}]}]}'
+    assert json.loads(server.ask(body, JSON, "/v1/metrics")[1])["partialSuccess"]["rejectedDataPoints"] == "2"
+    body = b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[{},{},{}]}]}]}'
+    assert json.loads(server.ask(body, JSON, "/v1/logs")[1])["partialSuccess"]["rejectedLogRecords"] == "3"
+    assert server.ask(b"", PROTOBUF, "/v1/logs")[1] == b""
+    assert server.counters()["log_records"] == 4
+    assert server.counters()["data_points"] == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "method", "expected"),
+    [
+        (b"\xff\xff", PROTOBUF, "POST", 400),
+        (b"{", JSON, "POST", 400),
+        (b"not gzip", PROTOBUF | GZIP, "POST", 400),
+        (gzip.compress(b"x" * 1000)[:-9], PROTOBUF | GZIP, "POST", 400),
+        (b"", PROTOBUF, "GET", 405),
+        (b"", {"content-type": "text/plain"}, "POST", 415),
+        (b"", {}, "POST", 415),
+        (b"", JSON | {"content-encoding": "br"}, "POST", 415),
+        (gzip.compress(b"\0" * (MAX_INFLATED_BYTES + 1), 9), PROTOBUF | GZIP, "POST", 413),
+    ],
+)
+def test_errors_have_a_status_body_in_the_requests_encoding(
+    server: Server, body: bytes, headers: dict[str, str], method: str, expected: int
+) -> None:
+    status, reply, answered = server.ask(body, headers, method=method)
+    assert status == expected
+    if answered["content-type"] == "application/x-protobuf":
+        error = Status.FromString(reply)
+        assert error.code
+        assert error.message
+    else:
+        assert set(json.loads(reply)) == {"code", "message"}
+    assert (answered["content-type"] == "application/x-protobuf") == (
+        (headers == PROTOBUF and method == "POST") or headers == PROTOBUF | GZIP
+    )
+    assert server.counters()[f"http_{expected}"] == 1
+    assert server.sink.batches == []
+
+
+def test_a_body_over_the_limit_is_refused_by_its_length_and_without_one(server: Server) -> None:
+    declared = {"content-length": str(MAX_COMPRESSED_BYTES + 1)}
+    assert server.ask(None, PROTOBUF | GZIP | declared)[0] == 413
+    endless = (b"\0" * (1 << 20) for _ in range(17))
+    try:
+        status = server.ask(endless, PROTOBUF | GZIP)[0]
+    except (BrokenPipeError, ConnectionResetError):  # the server hung up before everything was sent
+        status = 413
+    assert status == 413
+    assert server.counters()["http_413"] == 2
+
+
+def test_overload_says_when_to_come_back_and_loses_nothing(server: Server) -> None:
+    server.sink.refuse = Overloaded("queue is full", retry_after_seconds=60)
+    body = request(1, 2).SerializeToString()
+    status, reply, headers = server.ask(body, PROTOBUF)
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert "queue is full" in Status.FromString(reply).message
+    assert server.ask(request(9).SerializeToString(), PROTOBUF)[0] == 503
+    server.sink.refuse = None
+    assert server.ask(body, PROTOBUF)[:2] == (200, b"")
+    assert server.sink.events() == [("a", "t1"), ("a", "t2")]
+
+
+def test_a_storage_failure_is_not_acknowledged(server: Server) -> None:
+    server.sink.refuse = StorageError("disk is full")
+    assert server.ask(request(1).SerializeToString(), PROTOBUF)[0] == 503
+
+
+def test_requests_beyond_those_in_flight_are_told_to_come_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp_http, "MAX_IN_FLIGHT", 0)
+    status, _, headers = server.ask(request(1).SerializeToString(), PROTOBUF)
+    assert (status, headers["retry-after"]) == (503, "1")
+
+
+def test_other_routes_stand_beside_the_receiver(server: Server) -> None:
+    assert server.ask(None, {}, "/healthz", "GET")[:2] == (200, b"ok")
+
+
+def test_inflating_stops_at_the_limit() -> None:
+    assert inflate(gzip.compress(b"x" * 5000), 5000) == b"x" * 5000
+    with pytest.raises(Exception, match="inflates to over 4999 bytes"):
+        inflate(gzip.compress(b"x" * 5000), 4999)
