@@ -1,0 +1,386 @@
+"""The agreement, message by message: the happy path, silence, forks, gaps, restarts, and verdicts that verify."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+import pytest
+
+from tocsin.consensus import journal
+from tocsin.consensus.certificate import verify_verdict
+from tocsin.consensus.inputs import MILLISECOND_NS, Start, SubmitEvidence
+from tocsin.consensus.messages import ENVELOPE, Certificates, Decide, EvidenceMessage, Fork, Propose, Sync, Vote
+from tocsin.consensus.replica import ConsensusConfig, Decision, Replica
+from tocsin.detection.fusion import FleetPosterior
+from tocsin.errors import InternalError, StorageCorrupt, VerificationError
+from tocsin.model.evidence import Q32, Evidence
+from tocsin.model.steps import EVERYONE, Emit, Fired, Persist, Received, Send, SetTimer
+from tocsin.model.verdict import Roster, Verdict
+from tocsin.stats.logodds import logistic
+from tocsin.trust.keyring import deterministic_signers, roster_hash, roster_of
+from tocsin.wire.certificate import decode_certificate, encode_certificate
+
+SIGNERS = deterministic_signers(b"replica", 4)
+ROSTER = roster_of("replica", SIGNERS)
+
+
+class Cluster:
+    """Replicas on a network with 1 ms delay; `drop(source, target, message)` may lose messages."""
+
+    def __init__(self, n: int = 4, dead: Collection[int] = ()) -> None:
+        self.signers = deterministic_signers(b"replica", n)
+        self.roster: Roster = roster_of("replica", self.signers)
+        self.disks: list[list[tuple[str, bytes]]] = [[] for _ in range(n)]
+        self.dead = set(dead)
+        self.drop: Callable[[int, int, Any], bool] = lambda _source, _target, _message: False
+        self.sent: list[tuple[int, Any]] = []
+        self.emitted: list[tuple[int, str, Any]] = []
+        self.now = 0
+        self._queue: list[tuple[int, int, int, Any]] = []
+        self._timers: dict[tuple[int, str], int] = {}
+        self._pushed = 0
+        self.replicas = [self.boot(i) for i in range(n)]
+        for i in range(n):
+            self.give(i, Start())
+
+    def boot(self, i: int) -> Replica:
+        replica = Replica(self.roster, i, self.signers[i], FleetPosterior(self.roster), ConsensusConfig())
+        replica.recover(self.disks[i])
+        return replica
+
+    def restart(self, i: int) -> None:
+        self._timers = {key: count + 1 for key, count in self._timers.items() if key[0] == i} | {
+            key: count for key, count in self._timers.items() if key[0] != i
+        }
+        self.replicas[i] = self.boot(i)
+        self.give(i, Start())
+
+    def give(self, i: int, event: Any) -> None:
+        if i in self.dead:
+            return
+        for effect in self.replicas[i].step(self.now, event):
+            if isinstance(effect, Persist):
+                self.disks[i].append((effect.kind, effect.record))
+            elif isinstance(effect, Emit):
+                self.emitted.append((i, effect.kind, effect.value))
+            elif isinstance(effect, SetTimer):
+                number = self._timers[i, effect.token] = self._timers.get((i, effect.token), 0) + 1
+                if effect.delay_ns >= 0:
+                    self._push(effect.delay_ns, i, (effect.token, number))
+            else:
+                self._send(i, effect)
+
+    def _send(self, i: int, effect: Send) -> None:
+        message = ENVELOPE.decode(effect.body)
+        self.sent.append((i, message))
+        for target in range(self.roster.n):
+            if target != i and effect.to in (EVERYONE, target) and not self.drop(i, target, message):
+                self._push(MILLISECOND_NS, target, Received(i, effect.body))
+
+    def _push(self, delay: int, i: int, event: Any) -> None:
+        self._pushed += 1
+        heapq.heappush(self._queue, (self.now + delay, self._pushed, i, event))
+
+    def run(self, milliseconds: int = 10_000) -> None:
+        end = self.now + milliseconds * MILLISECOND_NS
+        while self._queue and self._queue[0][0] <= end:
+            self.now, _, i, event = heapq.heappop(self._queue)
+            if isinstance(event, tuple):
+                token, number = event
+                if self._timers[i, token] != number:
+                    continue
+                event = Fired(token)
+            self.give(i, event)
+        self.now = end
+
+    def state(self, window: int = 0, agent: str = "mallory", nats: int = 30, by: Collection[int] | None = None) -> None:
+        for i in by if by is not None else range(self.roster.n):
+            item = Evidence(
+                monitor=i,
+                agent_id=agent,
+                first_seq=window * 8,
+                last_seq=window * 8 + 7,
+                log_e_q32=nats * Q32,
+                log_bf_q32=nats * Q32,
+            )
+            self.give(i, SubmitEvidence((item,), window + 1, 10))
+
+    def decisions(self, i: int) -> list[Decision]:
+        return [value for monitor, kind, value in self.emitted if monitor == i and kind == "decided"]
+
+    def epochs(self) -> list[int]:
+        return [replica.epoch for replica in self.replicas]
+
+    def refusals(self, i: int) -> set[str]:
+        return {str(value) for monitor, kind, value in self.emitted if monitor == i and kind == "refused"}
+
+
+def verdict_of(decision: Decision) -> Verdict:
+    entry, (index, path) = decision.changed[0], decision.proofs[0]
+    return Verdict(
+        verdict_id="v1",
+        agent_id=entry.agent_id,
+        decision="compromised",
+        confidence=logistic(entry.log_odds_q32),
+        entry=entry,
+        epoch=decision.epoch,
+        decided_ms=1,
+        certificate=decision.certificate,
+        proof=path,
+        proof_index=index,
+    )
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 10])
+def test_all_monitors_decide_once_and_then_are_silent(n: int) -> None:
+    cluster = Cluster(n)
+    cluster.state()
+    cluster.run()
+    assert cluster.epochs() == [1] * n
+    for i in range(n):
+        (decision,) = cluster.decisions(i)
+        assert [entry.agent_id for entry in decision.changed] == ["mallory"]
+        assert len(decision.certificate.signatures) >= cluster.roster.quorum
+    before = len(cluster.sent)
+    cluster.run(100_000)
+    assert len(cluster.sent) == before
+
+
+def test_nothing_to_agree_on_means_no_messages() -> None:
+    cluster = Cluster()
+    cluster.run()
+    assert [message for _, message in cluster.sent if not isinstance(message, Sync)] == []
+    assert cluster.epochs() == [0] * 4
+
+
+def test_a_decision_is_made_within_the_proposal_delay_and_five_hops() -> None:
+    cluster = Cluster()
+    cluster.state()
+    cluster.run(20 + 6)
+    assert cluster.epochs() == [1] * 4
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2, 3])
+def test_one_silent_monitor_of_four_is_tolerated(dead: int) -> None:
+    cluster = Cluster(dead=[dead])
+    for window in range(6):
+        cluster.state(window)
+        cluster.run(3_000)
+    assert {epoch for i, epoch in enumerate(cluster.epochs()) if i != dead} == {6}
+
+
+def test_two_silent_monitors_of_four_stop_progress_but_not_safety() -> None:
+    cluster = Cluster(dead=[0, 1])
+    cluster.state()
+    cluster.run(60_000)
+    assert cluster.epochs() == [0] * 4
+    cluster.dead = set()
+    cluster.run(60_000)
+    assert cluster.epochs()[2] == cluster.epochs()[3] >= 1
+
+
+def test_evidence_only_one_monitor_holds_is_decided_in_the_end() -> None:
+    cluster = Cluster()
+    cluster.drop = lambda source, _, message: source == 2 and isinstance(message, EvidenceMessage) and cluster.now < 10**8
+    cluster.state(by=[2])
+    cluster.run()
+    assert set(cluster.epochs()) == {1}
+
+
+def test_a_replica_that_missed_evidence_pulls_it() -> None:
+    cluster = Cluster()
+    cluster.drop = lambda _, target, message: target == 3 and isinstance(message, EvidenceMessage) and cluster.now < 10**7
+    cluster.state()
+    cluster.run(400)
+    assert cluster.epochs() == [1] * 4
+
+
+def test_a_replica_cut_off_for_many_epochs_catches_up() -> None:
+    cluster = Cluster()
+    cluster.drop = lambda source, target, _: 3 in (source, target)
+    for window in range(40):
+        cluster.state(window, by=[0, 1, 2])
+        cluster.run(3_000)
+    assert cluster.epochs() == [40, 40, 40, 0]
+    cluster.drop = lambda *_: False
+    cluster.state(40)
+    cluster.run()
+    assert len(set(cluster.epochs())) == 1
+    assert any(isinstance(message, Certificates) for _, message in cluster.sent)
+    assert [d.epoch for d in cluster.decisions(3)] == list(range(cluster.epochs()[3]))
+
+
+def test_restarting_everybody_loses_nothing() -> None:
+    cluster = Cluster()
+    cluster.state()
+    cluster.run()
+    for i in range(4):
+        cluster.restart(i)
+    assert cluster.epochs() == [1] * 4
+    assert [replica.through_offset for replica in cluster.replicas] == [1] * 4
+    cluster.state(1)
+    cluster.run()
+    assert cluster.epochs() == [2] * 4
+
+
+@pytest.mark.parametrize("kind", [journal.EVIDENCE, journal.DECIDED, journal.VOTED, journal.PROPOSED])
+def test_a_damaged_journal_is_refused(kind: str) -> None:
+    cluster = Cluster()
+    cluster.state()
+    cluster.run()
+    disk = [(k, record[:-1] + bytes((record[-1] ^ 1,)) if k == kind else record) for k, record in cluster.disks[0]]
+    cluster.disks[0] = disk if kind != journal.VOTED else [(k, b"\xc1" if k == kind else r) for k, r in disk]
+    if kind == journal.PROPOSED:
+        cluster.disks[0] = [(k, b"" if k == kind else r) for k, r in disk]
+    with pytest.raises(StorageCorrupt):
+        cluster.boot(0)
+
+
+def test_a_forked_chain_is_proved_and_excluded() -> None:
+    cluster = Cluster()
+    cluster.state()
+    cluster.run()
+    twin = Replica(ROSTER, 3, SIGNERS[3], FleetPosterior(ROSTER), ConsensusConfig())
+    twin.recover(cluster.disks[3])
+    other = Evidence(monitor=3, agent_id="bob", first_seq=0, last_seq=1, log_e_q32=0, log_bf_q32=0)
+    effects = twin.step(cluster.now, SubmitEvidence((other,), 2))
+    body = next(e.body for e in effects if isinstance(e, Send))
+    cluster.give(0, Received(3, body))
+    cluster.state(1)
+    cluster.run()
+    caught = {i for i, kind, value in cluster.emitted if kind == "equivocation" and value.monitor == 3}
+    assert {0, 1, 2} <= caught
+    cluster.state(2)
+    cluster.run()
+    cut = journal.decode_decided([r for k, r in cluster.disks[1] if k == journal.DECIDED][-1]).cut
+    assert cut[3].seq <= 1
+    assert [tip.seq for tip in cut[:3]] == [2, 2, 2]
+
+
+def test_a_made_up_proof_of_a_fork_is_ignored() -> None:
+    cluster = Cluster()
+    cluster.state()
+    raw = next(m.batches[0] for i, m in cluster.sent if i == 1 and isinstance(m, EvidenceMessage))
+    signed = cluster.replicas[1]._evidence.log._chains[1][0].signed
+    assert signed.header in raw
+    same = Fork(signed.header, signed.signature, signed.header, signed.signature)
+    forged = Fork(signed.header, signed.signature, signed.header[:-1] + b"\x00", signed.signature)
+    for proof in (same, forged):
+        cluster.give(0, Received(2, ENVELOPE.encode(proof)))
+    assert not any(kind == "equivocation" for _, kind, _ in cluster.emitted)
+
+
+def test_evidence_that_does_not_hold_is_refused_and_counted() -> None:
+    cluster = Cluster()
+    cluster.state(by=[1])
+    raw = cluster.replicas[1]._evidence.log._chains[1][0].raw
+    cluster.run()
+    for batches in ((raw,), (raw[:-1] + bytes((raw[-1] ^ 1,)),), (b"junk",)):
+        cluster.give(0, Received(1, ENVELOPE.encode(EvidenceMessage(batches))))
+    assert {"forged evidence", "malformed evidence", "replayed evidence"} <= set(cluster.replicas[0].refused)
+    cluster.give(0, Received(1, b"\x01junk"))
+    assert {"malformed message", "forged evidence"} <= cluster.refusals(0)
+
+
+def test_a_leader_cannot_certify_a_wrong_posterior() -> None:
+    cluster = Cluster()
+
+    class Wrong(FleetPosterior):
+        """A lying leader's arithmetic."""
+
+        def preview(self, batches: Any) -> Any:
+            return msgspec.structs.replace(super().preview(batches), root=b"\x66" * 32)
+
+    cluster.replicas[0] = Replica(ROSTER, 0, SIGNERS[0], Wrong(ROSTER), ConsensusConfig())
+    cluster.state()
+    cluster.run()
+    assert "posterior that does not follow from the evidence" in cluster.refusals(1)
+    decided = {d.certificate.statement.posterior_root for i in (1, 2, 3) for d in cluster.decisions(i)}
+    assert decided
+    assert b"\x66" * 32 not in decided
+
+
+def test_votes_and_proposals_of_others_are_not_taken_for_ones_own() -> None:
+    cluster = Cluster()
+    cluster.drop = lambda _source, target, message: isinstance(message, Vote) and target == 0
+    cluster.state()
+    cluster.run(30)
+    vote = next(m for i, m in cluster.sent if i == 1 and isinstance(m, Vote))
+    proposal = next(m for _, m in cluster.sent if isinstance(m, Propose))
+    cluster.give(0, Received(2, ENVELOPE.encode(vote)))
+    assert "forged vote" in cluster.refusals(0)
+    cluster.give(3, Received(1, ENVELOPE.encode(msgspec.structs.replace(proposal, signature=bytes(64), view=0))))
+    assert cluster.epochs() == [0] * 4
+
+
+def test_a_replica_needs_its_own_key() -> None:
+    with pytest.raises(InternalError):
+        Replica(ROSTER, 1, SIGNERS[0], FleetPosterior(ROSTER), ConsensusConfig())
+
+
+# --- verdicts, offline
+
+
+def decided() -> Decision:
+    cluster = Cluster()
+    cluster.state(agent="ada", nats=0)
+    cluster.state(1)
+    cluster.run()
+    return next(decision for decision in cluster.decisions(2) if decision.changed)
+
+
+def test_a_verdict_survives_its_file_and_verifies() -> None:
+    verdict, roster = decode_certificate(encode_certificate(verdict_of(decided()), ROSTER))
+    assert roster == ROSTER
+    verify_verdict(verdict, roster, pinned_roster_hash=roster_hash(ROSTER))
+
+
+def test_anything_less_does_not_verify() -> None:
+    good = verdict_of(decided())
+    certificate, entry = good.certificate, good.entry
+    replace = msgspec.structs.replace
+    fewer = dict(list(certificate.signatures.items())[:2])
+    swapped = dict(zip(certificate.signatures, reversed(list(certificate.signatures.values())), strict=True))
+    prepared = replace(certificate.statement, phase="P")
+    bad = [
+        replace(good, provisional=True),
+        replace(good, decision="cleared"),
+        replace(good, epoch=good.epoch + 1),
+        replace(good, agent_id="ada"),
+        replace(good, entry=replace(entry, log_odds_q32=entry.log_odds_q32 + 1)),
+        replace(good, proof_index=good.proof_index ^ 1),
+        replace(good, proof=good.proof[:-1]),
+        replace(good, certificate=replace(certificate, signatures=fewer)),
+        replace(good, certificate=replace(certificate, signatures=swapped)),
+        replace(good, certificate=replace(certificate, signatures={**certificate.signatures, 9: bytes(64)})),
+        replace(good, certificate=replace(certificate, statement=prepared)),
+        replace(good, certificate=replace(certificate, statement=replace(certificate.statement, view=1))),
+    ]
+    verify_verdict(good, ROSTER)
+    for verdict in bad:
+        with pytest.raises(VerificationError):
+            verify_verdict(verdict, ROSTER)
+    with pytest.raises(VerificationError, match="pinned"):
+        verify_verdict(good, ROSTER, pinned_roster_hash=bytes(32))
+    with pytest.raises(VerificationError, match="roster"):
+        verify_verdict(good, msgspec.structs.replace(ROSTER, alpha_ppm=20_000))
+
+
+def test_a_decide_message_carries_its_own_proof() -> None:
+    cluster = Cluster()
+    cluster.drop = lambda _source, target, _message: target == 3
+    cluster.state()
+    cluster.run(100)
+    decide = next(m for _, m in cluster.sent if isinstance(m, Decide))
+    votes = decide.certified.votes
+    short = msgspec.structs.replace(decide.certified, votes=msgspec.structs.replace(votes, signatures=votes.signatures[:2]))
+    cluster.give(3, Received(1, ENVELOPE.encode(Decide(short))))
+    assert "certificate that does not hold" in cluster.refusals(3)
+    assert cluster.replicas[3].epoch == 0
+    cluster.drop = lambda *_: False
+    cluster.give(3, Received(1, ENVELOPE.encode(decide)))
+    cluster.run()
+    assert cluster.replicas[3].epoch == cluster.replicas[0].epoch
