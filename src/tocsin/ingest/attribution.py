@@ -32,11 +32,14 @@ MAX_METRICS_PER_SPAN = 64
 FINAL_ACTION = "_final"
 _NAN = float("nan")
 _ANNOTATIONS = (
-    (names.MCP_READ_ONLY, Effect.READ),
-    (names.MCP_OPEN_WORLD, Effect.EGRESS),
-    (names.MCP_DESTRUCTIVE, Effect.WRITE),
+    (names.MCP_READ_ONLY[0], int(Effect.READ)),
+    (names.MCP_OPEN_WORLD[0], int(Effect.EGRESS)),
+    (names.MCP_DESTRUCTIVE[0], int(Effect.WRITE)),
 )
-_KINDS = {"execute_tool": Kind.CALL, "chat": Kind.CHAT, "invoke_agent": Kind.FINAL}
+# Plain numbers: members of an enumeration are looked up and stored several times slower.
+CALL, FINAL, CHAT, METRIC = int(Kind.CALL), int(Kind.FINAL), int(Kind.CHAT), int(Kind.METRIC)
+UNKNOWN_EFFECT, FINAL_EFFECT = int(Effect.UNKNOWN), int(Effect.FINAL)
+_KINDS = {"execute_tool": CALL, "chat": CHAT, "invoke_agent": FINAL}
 
 
 class _Resource:
@@ -140,30 +143,30 @@ class Attributor:
     ) -> Row | None:
         attributes = spans.attributes[i]
         metrics = _metrics(attributes)
-        kind = _KINDS.get(operation, Kind.METRIC)
+        kind = _KINDS.get(operation, METRIC)
         key = trace.conversation or spans.trace_id[i]
         signature = attributes.get("tocsin.prompt.signature")
         if isinstance(signature, str):
             self._sessions.signature(key, signature)
         elif (raw := names.first(attributes, names.RAW_INPUT)) is not None:
             self._sessions.messages(key, raw)
-        if kind == Kind.METRIC and metrics is None:
+        if kind == METRIC and metrics is None:
             return None
         error = spans.error[i] or _failed(attributes)
         duration_ms = max(0, spans.end_ns[i] - spans.start_ns[i]) / 1e6
         values = [duration_ms, _NAN, _NAN, 1.0 if error else 0.0, _NAN, _NAN, _NAN]
-        action, effect, arguments = "", Effect.UNKNOWN, ""
-        if kind == Kind.CALL:
+        action, effect, arguments = "", UNKNOWN_EFFECT, ""
+        if kind == CALL:
             action = tool
             effect = _effect(attributes, tool)
             arguments = self._arguments(attributes, key, tool, values)
-        elif kind == Kind.CHAT:
+        elif kind == CHAT:
             # Only here: an agent span repeats the sum of its model calls.
             values[1] = number(names.first(attributes, names.INPUT_TOKENS))
             values[2] = number(names.first(attributes, names.OUTPUT_TOKENS))
-        elif kind == Kind.FINAL:
-            action, effect = FINAL_ACTION, Effect.FINAL
-        if kind in (Kind.CHAT, Kind.FINAL) and (length := output_length(attributes)) is not None:
+        elif kind == FINAL:
+            action, effect = FINAL_ACTION, FINAL_EFFECT
+        if kind in (CHAT, FINAL) and (length := output_length(attributes)) is not None:
             values[5] = length
         return Row(
             event_id=_event_id(spans.trace_id[i], spans.span_id[i]),
@@ -178,7 +181,7 @@ class Attributor:
             arguments=arguments,
             words=(),
             fallback=resource.service,
-            mcp=kind == Kind.CALL and names.is_mcp_call(attributes, spans.name[i]),
+            mcp=kind == CALL and names.is_mcp_call(attributes, spans.name[i]),
         )
 
     def _arguments(self, attributes: Mapping[str, Any], key: object, tool: str, values: list[float]) -> str:
@@ -241,15 +244,20 @@ def _tool(attributes: Mapping[str, Any], span_name: str) -> str:
     return bounded(name) or "unnamed"
 
 
-def _effect(attributes: Mapping[str, Any], tool: str) -> Effect:
+def _effect(attributes: Mapping[str, Any], tool: str) -> int:
     """Side-effect class: stated, else by MCP annotations, else by the tool's name."""
     stated = attributes.get("tocsin.tool.effect")
     if isinstance(stated, str) and stated in EFFECTS:
-        return EFFECTS[stated]
-    for concept, effect in _ANNOTATIONS:
-        if attributes.get(concept[0]) is True:
+        return int(EFFECTS[stated])
+    for name, effect in _ANNOTATIONS:
+        if name in attributes and attributes[name] is True:
             return effect
-    return effect_of(tool)
+    return _guessed(tool)
+
+
+@lru_cache(maxsize=4096)
+def _guessed(tool: str) -> int:
+    return int(effect_of(tool))
 
 
 def _failed(attributes: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -62,20 +62,17 @@ class BatchBuilder:
         parsed = [self._arguments(row.arguments) if row.arguments else () for row in rows]
         flat = np.array([argument for one in parsed for argument in one], np.int64).reshape(-1, 5)
 
-        def column(read: Callable[[Row], int], dtype: Any) -> NDArray[Any]:
-            return np.array([read(row) for row in rows], dtype)
-
         return EventBatch(
             offset=offset,
             agents=agents,
             agent=agent,
-            t_ns=column(lambda row: row.t_ns, np.int64),
-            session=column(lambda row: row.session, np.int64),
+            t_ns=np.array([row.t_ns for row in rows], np.int64),
+            session=np.array([row.session for row in rows], np.int64),
             phase=np.zeros(len(rows), np.int8),
-            kind=column(lambda row: row.kind, np.int8),
+            kind=np.array([row.kind for row in rows], np.int8),
             actions=actions,
             action=action,
-            effect=column(lambda row: row.effect, np.int8),
+            effect=np.array([row.effect for row in rows], np.int8),
             groups=groups or ("",),
             group=group,
             contexts=contexts or ("",),
@@ -90,7 +87,7 @@ class BatchBuilder:
             arg_len=flat[:, 4].astype(np.int32),
             prompt_offset=_offsets([len(row.words) for row in rows]),
             prompt_word=np.array([word for row in rows for word in row.words], np.int32),
-            event_id=column(lambda row: row.event_id, np.int64),
+            event_id=np.array([row.event_id for row in rows], np.int64),
         )
 
     def _values(self, rows: Sequence[Row]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -167,9 +164,12 @@ def number(value: Any) -> float:
 
 
 def _codes(texts: Sequence[str], absent: str | None = None) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    table: dict[str, int] = {}
-    codes = [-1 if text == absent else table.setdefault(text, len(table)) for text in texts]
-    return tuple(table), np.array(codes, np.int32)
+    """Each text once, in order of first appearance, and where each of `texts` is; -1 for `absent`."""
+    distinct = tuple(text for text in dict.fromkeys(texts) if text != absent)
+    places = {text: place for place, text in enumerate(distinct)}
+    if absent is not None:
+        places[absent] = -1
+    return distinct, np.array(list(map(places.__getitem__, texts)), np.int32)
 
 
 def _offsets(sizes: Sequence[int]) -> NDArray[np.int32]:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 MAX_ANCESTORS = 64  # a longer or circular chain of parents counts as broken
 NS_PER_SECOND = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True, gc=False):
     """What a span tells about those below it: '' where it says nothing."""
 
     parent: bytes  # b'' for a root

@@ -25,6 +25,7 @@ MAX_ITEMS = 4_096  # of one list or map value
 MAX_DEPTH = 16  # of lists and maps within a value
 MAX_TIME_NS = (1 << 63) - 1
 STATUS_ERROR = 2
+_NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 
 # The pure-Python decoder is some thirty times slower and recurses on hostile input.
 DECODER = api_implementation.Type()
@@ -87,7 +88,7 @@ class SpanColumns:
         attributes: dict[str, Any],
     ) -> None:
         """Append a span of the latest resource, or count why not."""
-        if len(trace_id) != 16 or len(span_id) != 8 or not any(trace_id) or not any(span_id):
+        if len(trace_id) != 16 or len(span_id) != 8 or trace_id == _NO_TRACE or span_id == _NO_SPAN:
             self.refuse("invalid_id")
             return
         if len(parent_id) != 8 and parent_id:
@@ -99,7 +100,7 @@ class SpanColumns:
         self.trace_id.append(trace_id)
         self.span_id.append(span_id)
         # Some senders write an absent parent as eight zeros.
-        self.parent_id.append(parent_id if any(parent_id) else b"")
+        self.parent_id.append(parent_id if parent_id != _NO_SPAN else b"")
         self.name.append(name[:MAX_ATTRIBUTE_CHARS])
         self.start_ns.append(start_ns)
         self.end_ns.append(end_ns)
@@ -127,7 +128,7 @@ def decode_traces(body: bytes, wanted: Wanted) -> SpanColumns:
                     span.name,
                     span.start_time_unix_nano,
                     span.end_time_unix_nano,
-                    span.status.code == STATUS_ERROR,
+                    span.HasField("status") and span.status.code == STATUS_ERROR,
                     _attributes(span.attributes, wanted, columns),
                 )
     return columns
@@ -166,7 +167,7 @@ def _attributes(pairs: Any, wanted: Wanted, columns: SpanColumns) -> dict[str, A
         pairs = pairs[:MAX_ATTRIBUTES]
     filed_as, prefix = wanted.filed_as, wanted.prefix
     found: dict[str, Any] = {}
-    aliases: dict[str, Any] = {}
+    aliases: dict[str, Any] | None = None
     for pair in pairs:
         key = pair.key
         name = filed_as.get(key)
@@ -177,6 +178,7 @@ def _attributes(pairs: Any, wanted: Wanted, columns: SpanColumns) -> dict[str, A
             if name == key:
                 found[key] = value
             else:
+                aliases = aliases or {}
                 aliases[key] = value
         elif key.startswith(prefix):
             found.setdefault(prefix, {})[key[len(prefix) :]] = _plain(pair.value, columns, 0)
