@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numpy.typing import NDArray
 
-SAFETY = 3.0  # a baseline score may be exceeded this many times more often in life than in the baseline
+SAFETY = 2.0  # a baseline score may be exceeded this many times more often in life than in the baseline
 TAIL_SHARE = 0.01
 MIN_TAIL = 20  # scores that a tail fit needs
 MIN_SCALE = 0.5

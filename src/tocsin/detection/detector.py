@@ -79,7 +79,7 @@ class FleetDetector:
         self._groups = Names(self.config.max_groups)
         self._events = np.zeros(0, np.int64)
         self._belief = np.zeros(0, np.float64)
-        self._numeric = NumericChannel(self.config.max_contexts)
+        self._numeric = NumericChannel(self.config.max_contexts, self.config.max_baseline_events)
         self._sessions = SessionChannel(self.config.seed, self.config.max_baseline_events)
         self._baseline_events = 0
         self._sealed_at = 0
@@ -167,7 +167,7 @@ class FleetDetector:
             context = batch.context[rows] if batch.context.shape[0] else np.zeros(rows.stop - rows.start, np.int32)
             self._numeric.observe(
                 agent[rows], batch.phase[rows], context, batch.contexts, batch.values[rows], batch.feature_names,
-                log_e[rows], belief[rows],
+                len(self._agents), log_e[rows], belief[rows],
             )
         if batch.actions:
             self._calls(batch, agent, seq, rows, log_e, belief)

@@ -1,96 +1,217 @@
-"""Numeric features: each agent against its own baseline in the same context."""
+"""Numeric features: each agent against its own baseline in the same context, less what the whole fleet does.
+
+A normal score g of every innovation feeds bets exp(b g - b^2 / 2), b of both signs and two sizes, whose expectation is at
+most one when g is no heavier than normal. A two-state switching alternative (Herbster & Warmuth 1998; HMM forward
+recursion) turns them into an e-process: it waits, bets while a shift lasts, and stops. Scopes: all contexts (shifts below
+TOLERANCE of the scale are taken for a benign recalibration), and each coarse and each fine context relative to the
+agent's own recent level.
+"""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportUnknownVariableType]
+from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numpy.typing import NDArray
 
-MIN_COUNT = 5  # samples an agent needs in a context before its own spread is used
+from tocsin.detection.numeric_fit import SCORES, Shape, fit_shape, normal_score
+
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+I8 = NDArray[np.int8]
+
+BETS = np.array([0.5, -0.5, 1.5, -1.5])
+N_BETS = BETS.shape[0]
+START, STOP = 1.0 / 200.0, 1.0 / 500.0  # chance per event that a shift begins, or ends
+FORGET = 1.0 / 20.0  # the same end for the belief, which is about now
+TOLERANCE = 1.5
+CONTRAST_TOLERANCE = 0.1
+LEVEL_RATE = 1.0 / 16.0
+MIN_FLEET = 20  # agents from which a common shift of the fleet is subtracted
+CAP = 1e120
 
 
 class NumericChannel:
-    """State per (agent, context, feature): count, mean, sum of squared deviations; per agent an e-process and a belief."""
+    """Baseline rows until `establish`, then per agent the switching wealth of every feature, scope and bet."""
 
-    def __init__(self, max_contexts: int) -> None:
+    def __init__(self, max_contexts: int, max_baseline_rows: int) -> None:
         self.max_contexts = max_contexts
+        self.max_baseline_rows = max_baseline_rows
+        self.dropped = 0
+        self.ignored_values = 0  # infinite; NaN means missing
         self._contexts: dict[str, int] = {}
+        self._coarse: dict[str, int] = {}
+        self._parent: list[int] = []
         self._features: tuple[str, ...] = ()
-        self._moments = np.zeros((0, 1, 0, 3))
-        self._state = np.zeros((0, 2))
-        self._score = np.zeros((0, 0))
+        self._rows: list[tuple[I32, I32, F64]] = []
+        self._kept = 0
+        self._shape: Shape | None = None
+        self._wealth = np.zeros((0, 0, 0, 0, 0))
+        self._memory = np.zeros((0, 0, 4))
+        self._fleet = np.zeros((0, 0))
 
     def establish(self) -> None:
-        """Nothing to fit beyond the running moments."""
+        """Fit locations, memory, scales and shapes on the baseline rows so far; wealth of known agents is kept."""
+        if not self._rows:
+            return
+        agent = np.concatenate([part[0] for part in self._rows])
+        context = np.concatenate([part[1] for part in self._rows])
+        values = np.concatenate([part[2] for part in self._rows])
+        self._rows = [(agent, context, values)]
+        self._shape = fit_shape(agent, context, values, int(agent.max()) + 1, max(len(self._contexts), 1))
+        self._fleet = np.zeros((len(self._contexts), values.shape[1]))
 
     def observe(
-        self,
-        agent: NDArray[np.int32],
-        phase: NDArray[np.int8],
-        context: NDArray[np.int32],
-        labels: tuple[str, ...],
-        values: NDArray[np.float64],
-        names: tuple[str, ...],
-        log_e: NDArray[np.float64],
-        belief: NDArray[np.float64],
+        self, agent: I32, phase: I8, context: I32, labels: tuple[str, ...], values: F64, names: tuple[str, ...],
+        agents: int, log_e: F64, belief: F64,
     ) -> None:
-        """Fill `log_e` and `belief`, shape `(n,)`, for rows of `values` `(n, d)`."""
-        codes = np.array([self._context(label) for label in labels], np.int32)
+        """Fill `log_e` and `belief` `(n,)` for rows of `values` `(n, d)`; baseline rows are kept instead."""
         self._features = self._features or names
-        self._grow(int(agent.max()) + 1, len(names))
-        _follow(agent, phase, codes[context], values, self._moments, self._state, self._score, log_e, belief)
+        values = self._aligned(values, names)
+        code = np.array([self._context(label) for label in labels], np.int32)[context]
+        base = phase == 0
+        if base.any() and self._kept + int(base.sum()) <= self.max_baseline_rows:
+            self._rows.append((agent[base], code[base], values[base]))
+            self._kept += int(base.sum())
+        elif base.any():
+            self.dropped += int(base.sum())
+        shape = self._shape
+        if shape is None or base.all():
+            return
+        scopes = 1 + len(self._coarse) + len(self._contexts)
+        self._grow(agents, len(self._features), scopes)
+        known = np.minimum(code, shape.location.shape[1] - 1)
+        parent = np.array(self._parent, np.int64) + 1
+        _judge(
+            agent, phase, known, parent[code], code + 1 + len(self._coarse), values,
+            shape.location, shape.phi, shape.scale, shape.knots, shape.own, SCORES,
+            self._fleet, 1.0 / max(agents, 1) if agents >= MIN_FLEET else 0.0,
+            len(self._coarse), len(self._contexts), self._wealth, self._memory, log_e, belief,
+        )
 
     def contributions(self, agent_index: int) -> list[tuple[str, float, str]]:
-        """(feature, nats, detail) for one agent."""
-        if agent_index >= self._score.shape[0]:
+        """(feature, nats of its strongest bet now, direction) for one agent."""
+        if agent_index >= self._wealth.shape[0]:
             return []
-        row = self._score[agent_index]
-        return [(name, float(row[j]), "its values moved") for j, name in enumerate(self._features)]
+        found: list[tuple[str, float, str]] = []
+        for j, name in enumerate(self._features):
+            wealth = self._wealth[agent_index, j, :, :, :2].sum(axis=2)
+            scope, bet = np.unravel_index(int(np.argmax(wealth)), wealth.shape)
+            nats = math.log(max(float(wealth[scope, bet]), 1e-300))
+            side = "above" if BETS[bet] > 0 else "below"
+            found.append((name, nats, f"values {side} the baseline{self._where(int(scope))}"))
+        return found
+
+    def _where(self, scope: int) -> str:
+        labels = [*self._coarse, *self._contexts]
+        return f" in context {labels[scope - 1]}" if scope and labels[scope - 1] else ""
+
+    def _aligned(self, values: F64, names: tuple[str, ...]) -> F64:
+        infinite = np.isinf(values)
+        if infinite.any():
+            self.ignored_values += int(infinite.sum())
+            values = np.where(infinite, np.nan, values)
+        if names == self._features:
+            return values
+        aligned = np.full((values.shape[0], len(self._features)), np.nan)
+        for j, name in enumerate(self._features):
+            if name in names:
+                aligned[:, j] = values[:, names.index(name)]
+        return aligned
 
     def _context(self, label: str) -> int:
         if label not in self._contexts:
-            self._contexts[label] = min(len(self._contexts), self.max_contexts - 1)
+            if len(self._contexts) >= self.max_contexts:
+                return self.max_contexts - 1
+            coarse = label.partition("/")[0]
+            self._coarse.setdefault(coarse, len(self._coarse))
+            self._contexts[label] = len(self._contexts)
+            self._parent.append(self._coarse[coarse])
         return self._contexts[label]
 
-    def _grow(self, agents: int, features: int) -> None:
-        contexts = max(len(self._contexts), self._moments.shape[1])
-        if agents > self._moments.shape[0] or contexts > self._moments.shape[1] or not self._moments.shape[2]:
-            size = max(agents, self._moments.shape[0])
-            old, score, state = self._moments, self._score, self._state
-            self._moments = np.zeros((size, contexts, features, 3))
-            self._score, self._state = np.zeros((size, features)), np.zeros((size, 2))
-            if old.shape[2]:
-                self._moments[: old.shape[0], : old.shape[1]] = old
-                self._score[: score.shape[0]] = score
-                self._state[: state.shape[0]] = state
+    def _grow(self, agents: int, features: int, scopes: int) -> None:
+        have = self._wealth.shape
+        if agents > have[0] or scopes > have[2]:
+            size = max(agents, 2 * have[0] if agents > have[0] else have[0])
+            wealth = np.zeros((size, features, scopes, N_BETS, 4))
+            wealth[:, :, :, :, 0] = 1.0
+            wealth[:, :, :, :, 2] = 1.0
+            memory = np.zeros((size, features, 4))
+            if have[0]:
+                wealth[: have[0], :, : have[2]] = self._wealth
+                memory[: have[0]] = self._memory
+            self._wealth, self._memory = wealth, memory
 
 
 @njit(cache=True, nogil=True)
-def _follow(agent, phase, context, values, moments, state, score, log_e, belief):  # type: ignore[no-untyped-def]
+def _step(w: F64, scale: float, g: float, tolerance: float) -> float:
+    """One event of one scope: `w` `(bets, 4)` = waiting and betting mass of e-process and belief. Returns nothing new
+    but the change of the mean wealth is read by the caller."""
+    for k in range(BETS.shape[0]):
+        b = BETS[k]
+        excess = g * b / abs(b) - tolerance
+        gain = math.exp(abs(b) * excess - 0.5 * b * b * scale)
+        wait, bet = w[k, 0], w[k, 1]
+        w[k, 0] = min(wait * (1.0 - START) + bet * STOP, CAP)
+        w[k, 1] = min((bet * (1.0 - STOP) + wait * START) * gain, CAP)
+        wait, bet = w[k, 2], w[k, 3]
+        fresh, held = wait * (1.0 - START) + bet * FORGET, (bet * (1.0 - FORGET) + wait * START) * gain
+        total = max(fresh, 1e-30)
+        w[k, 2] = 1.0
+        w[k, 3] = min(held / total, CAP)
+    return 0.0
+
+
+@njit(cache=True, nogil=True)
+def _judge(
+    agent, phase, context, coarse, fine, values, location, phi, scale, knots, own, levels,
+    fleet, rate, n_coarse, n_fine, wealth, memory, log_e, belief,
+):  # type: ignore[no-untyped-def]
+    d = values.shape[1]
+    split = n_fine > 1
     for i in range(agent.shape[0]):
-        a, c = agent[i], context[i]
-        gain, counted = 0.0, 0
-        for j in range(values.shape[1]):
-            x = values[i, j]
-            if not math.isfinite(x):
-                continue
-            m = moments[a, c, j]
-            if phase[i] == 0:
-                m[0] += 1.0
-                d = x - m[1]
-                m[1] += d / m[0]
-                m[2] += d * (x - m[1])
-            elif m[0] >= MIN_COUNT:
-                s = math.sqrt(m[2] / (m[0] - 1.0) * (1.0 + 1.0 / m[0])) + 1e-9
-                z = abs(x - m[1]) / s
-                step = min(max(0.5 * (z - 3.0), -0.02), 4.0)
-                score[a, j] = max(score[a, j] + step, 0.0)
-                gain += step
-                counted += 1
-        if counted:
-            state[a, 0] = max(state[a, 0] + gain / counted, 0.0)
-            state[a, 1] = max(state[a, 1] + gain / counted, -1.0)
-        belief[i] = state[a, 0]
-        log_e[i] = state[a, 1]
+        if phase[i] == 0:
+            continue
+        a = agent[i]
+        if a < location.shape[0]:
+            c = context[i]
+            for j in range(d):
+                if math.isnan(values[i, j]):
+                    continue
+                residual = values[i, j] - location[a, c, j] - fleet[c, j]
+                if rate > 0.0:
+                    fleet[c, j] += rate * scale[a, j] * (1.0 if residual > 0.0 else -1.0)
+                z = (residual - phi[a, j] * memory[a, j, 0] * memory[a, j, 1]) / scale[a, j]
+                memory[a, j, 0], memory[a, j, 1] = residual, 1.0
+                g = normal_score(z, knots[own[a], j], levels)
+                _step(wealth[a, j, 0], 1.0, g, TOLERANCE if split else 0.0)
+                if split:
+                    y = g - memory[a, j, 2]
+                    _step(wealth[a, j, coarse[i]], 1.0, y, CONTRAST_TOLERANCE)
+                    _step(wealth[a, j, fine[i]], 1.0, y, CONTRAST_TOLERANCE)
+                    memory[a, j, 2] += LEVEL_RATE * (min(max(g, -3.0), 3.0) - memory[a, j, 2])
+            log_e[i], belief[i] = _merged(wealth[a], n_coarse, n_fine)
+
+
+@njit(cache=True, nogil=True)
+def _merged(wealth, n_coarse, n_fine):  # type: ignore[no-untyped-def]
+    """log of the weighted mean wealth over features, scopes and bets: a third each to all, coarse and fine contexts."""
+    d = wealth.shape[0]
+    e, now = 0.0, 0.0
+    for j in range(d):
+        for s in range(1 + n_coarse + n_fine if n_fine > 1 else 1):
+            if n_fine <= 1:
+                share = 1.0
+            elif s == 0:
+                share = 1.0 / 3.0
+            elif s <= n_coarse:
+                share = 1.0 / (3.0 * n_coarse)
+            else:
+                share = 1.0 / (3.0 * n_fine)
+            for k in range(wealth.shape[2]):
+                e += share * (wealth[j, s, k, 0] + wealth[j, s, k, 1])
+                now += share * (1.0 + wealth[j, s, k, 3])
+    count = d * wealth.shape[2]
+    return math.log(e / count), math.log(now / count)

@@ -14,7 +14,7 @@ from tocsin.detection.calls import FREE_FEATURES, IDLE_FEATURES, N_FEATURES, REA
 
 F64 = NDArray[np.float64]
 KNOTS = np.array([0.0, 2.0, 4.0, 7.0])
-STEPS = 250
+STEPS = 200
 RIDGE = 3e-4
 RATE = 0.05
 FOREIGN_WEIGHT = 0.85  # share of the loss that foreign calls carry: a miss costs more than a second look
@@ -45,15 +45,16 @@ def fit(features: F64, foreign: F64) -> F64:
     """
     design = expand(features)
     scale = design.std(axis=0) + 1e-6
-    design /= scale
+    design = (design / scale).astype(np.float32)  # the fit is bound by memory traffic
     low, high = bounds()
     share = float(foreign.mean())
     weight = np.where(foreign > 0, FOREIGN_WEIGHT / share, (1.0 - FOREIGN_WEIGHT) / (1.0 - share)) / foreign.shape[0]
     w, first, second = np.zeros(design.shape[1] + 1), np.zeros(design.shape[1] + 1), np.zeros(design.shape[1] + 1)
     for step in range(1, STEPS + 1):
-        chance = 1.0 / (1.0 + np.exp(-np.clip(design @ w[:-1] + w[-1], -30.0, 30.0)))
+        chance = 1.0 / (1.0 + np.exp(-np.clip(design @ w[:-1].astype(np.float32) + w[-1], -30.0, 30.0)))
         error = weight * (chance - foreign)
-        gradient = np.append(error @ design + RIDGE * w[:-1], error.sum())
+        slope = (error.astype(np.float32) @ design).astype(np.float64)
+        gradient = np.append(slope + RIDGE * w[:-1], error.sum())
         first = 0.9 * first + 0.1 * gradient
         second = 0.99 * second + 0.01 * gradient * gradient
         rate = RATE * (1.0 - 0.9 * step / STEPS)

@@ -36,7 +36,7 @@ SLOTS = 4  # sessions an agent can have open at once
 MIN_SESSIONS = 20  # baseline sessions below which nothing is judged
 MIN_SPLICES = 200
 SPLICES_PER_CALL = 2
-MAX_SPLICES = 40_000
+MAX_SPLICES = 16_000
 LOG_P_FLOOR = -27.0
 DEFAULT_FEATURES = (0, 6, 9)  # added up where there is too little to learn weights from
 
