@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import hmac
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 SHUTDOWN_SECONDS = 5
+WATCH_SECONDS = 0.5
 OPEN_PATHS = frozenset(("/healthz", "/", "/page.js", "/page.css"))
 
 
@@ -70,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class TocsinServer:
-    """Construct (opens the data directory and the port), `start`, then `run` here or `run_in_thread`, then `close`."""
+    """Construct (opens the data directory and the port), `start`, then `run_until_signalled` or `run_in_thread`, then `close`."""
 
     def __init__(
         self, settings: Settings, *, alter: Mapping[int, Transform] | None = None, accelerated: bool = False
@@ -115,7 +118,7 @@ class TocsinServer:
         return f"http://{shown}:{port}"
 
     def start(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Recover and begin to analyse; requests are answered once `run` is called."""
+        """Recover and begin to analyse; requests are answered once it runs."""
         import uvicorn
 
         from tocsin.dashboard.api import routes
@@ -136,13 +139,27 @@ class TocsinServer:
         self._uvicorn = uvicorn.Server(config)
         write_durably(self.data.endpoint, msgspec.json.encode({"url": self.url}))
 
-    def run(self) -> None:
-        """Serve until SIGINT or SIGTERM (on the main thread) or `close`."""
-        self._uvicorn.run(sockets=[self._socket])
+    def run_until_signalled(self) -> None:
+        """Serve until SIGINT or SIGTERM, or until serving fails. Call on the main thread, then `close`.
+
+        The web server runs on a thread of its own because it would raise the signal again when it has stopped, and
+        what was accepted must still be finished after that.
+        """
+        stop = threading.Event()
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.run_in_thread()
+            while not stop.wait(WATCH_SECONDS):
+                if self._thread is None or not self._thread.is_alive():
+                    break
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def run_in_thread(self) -> None:
         """Serve on a thread of its own."""
-        self._thread = threading.Thread(target=self.run, name="tocsin-http")
+        run = partial(self._uvicorn.run, sockets=[self._socket])
+        self._thread = threading.Thread(target=run, name="tocsin-http")
         self._thread.start()
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ def run_up(flags: dict[str, str | int | None]) -> None:
         say()
         say("then: tocsin agents · tocsin explain AGENT · tocsin verify CERTIFICATE      (stop with Ctrl-C)")
         sys.stdout.flush()
-        server.run()
+        server.run_until_signalled()
         note("stopping: finishing what was accepted")
     finally:
         server.close()

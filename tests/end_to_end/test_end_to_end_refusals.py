@@ -1,0 +1,97 @@
+"""Bad input at the door of the command line: a sentence with cause and remedy, and the right exit code."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from running import Up, run
+
+
+def _refused(result, code, *says):
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    for text in says:
+        assert text in result.stderr
+
+
+def test_a_port_in_use(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        _refused(run("up", "--data", tmp_path, "--port", port), 1, f"127.0.0.1:{port}", "--port")
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    _refused(run("up", "--data", tmp_path / "file" / "data", "--port", 0), 1, "cannot write", "--data")
+
+
+def test_a_directory_in_use(tmp_path):
+    with Up(tmp_path):
+        _refused(run("up", "--data", tmp_path, "--port", 0), 1, "another tocsin is using")
+
+
+def test_another_address_without_a_token(tmp_path):
+    _refused(run("up", "--data", tmp_path, "--port", 0, "--host", "0.0.0.0"), 2, "token")
+
+
+def test_nobody_there(tmp_path):
+    _refused(run("agents", "--data", tmp_path), 4, "no tocsin is running", "tocsin up")
+    _refused(run("agents", "--url", "http://127.0.0.1:9"), 4, "no tocsin answers")
+    _refused(run("agents", "--url", "file:///etc/passwd"), 2, "not an HTTP address")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("empty.csv", "", "empty.csv"),
+        ("header.csv", "agent_id,seq,cpu\n", "no rows"),
+        ("strange.csv", "who,when\na,1\n", "agent_id"),
+        ("table.xls", "x", "no known kind"),
+        ("twice.csv", "agent_id,seq,cpu\na,0,1\na,0,2\n", "seq"),
+        ("half.parquet", "PAR1", "cannot be read"),
+    ],
+)
+def test_tables_that_do_not_fit(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    out = tmp_path / "out.csv"
+    _refused(run("replay", tmp_path / name, "--predictions", out), 2, says)
+    assert not out.exists()
+
+
+def test_a_mapping_with_an_unknown_column_names_the_nearest(tmp_path):
+    (tmp_path / "t.csv").write_text("agent_id,seq,cpu_load\na,0,1\na,1,2\n")
+    (tmp_path / "m.toml").write_text('name = "mine"\nfeatures = ["cpu_laod"]\n[columns]\nagent = "agent_id"\nseq = "seq"\n')
+    _refused(run("replay", tmp_path / "t.csv", "--mapping", tmp_path / "m.toml"), 2, "cpu_laod", "cpu_load")
+
+
+def test_predictions_that_cannot_be_written(tmp_path):
+    (tmp_path / "t.csv").write_text("agent_id,seq,cpu\na,0,1\na,1,2\n")
+    _refused(run("replay", tmp_path / "t.csv", "--predictions", tmp_path / "no" / "where.csv"), 2, "cannot write")
+
+
+def test_certificates_that_are_none(tmp_path):
+    _refused(run("verify", tmp_path / "absent.cert.json"), 2, "cannot read")
+    (tmp_path / "empty.cert.json").write_text("")
+    assert run("verify", tmp_path / "empty.cert.json").returncode in (1, 3)
+    (tmp_path / "odd.cert.json").write_text('{"schema": "tocsin.certificate/1"}')
+    result = run("verify", tmp_path / "odd.cert.json")
+    assert result.returncode in (1, 3)
+    assert "Traceback" not in result.stderr
+
+
+def test_settings_that_do_not_exist(tmp_path):
+    (tmp_path / "tocsin.toml").write_text("[server]\nprot = 1\n")
+    _refused(run("config", cwd=tmp_path), 2, "prot", "port")
+
+
+def test_an_empty_demo_directory_of_somebody_else(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    _refused(run("demo", "--fleet", "synthetic", "--agents", 20, "--data", tmp_path, "--no-browser"), 1, "not empty")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    _refused(run("demo", "--fleet", "nonsense", "--data", tmp_path / "d"), 2, "nonsense")
