@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tocsin.consensus.messages import ENVELOPE, Certified, Propose, Timeout, Tip, Vote, Votes
 from tocsin.errors import VerificationError, WireError
@@ -16,7 +17,14 @@ from tocsin.model.verdict import PosteriorEntry, QuorumCertificate, Statement, V
 from tocsin.trust.attestation import decode_attestation
 from tocsin.trust.keyring import deterministic_signers, roster_hash, roster_of
 from tocsin.wire.certificate import decode_certificate, encode_certificate
-from tocsin.wire.evidence import attested_items, decode_evidence, encode_batch, encode_evidence, open_batch, verify_evidence
+from tocsin.wire.evidence import (
+    attested_items,
+    decode_evidence,
+    encode_batch,
+    encode_evidence,
+    open_batch,
+    verify_evidence,
+)
 
 SIGNERS = deterministic_signers(b"fuzz", 4)
 ROSTER = roster_of("fuzz", SIGNERS)

@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tocsin.consensus import journal, quorum, replica as replica_module, view_change
+from tocsin.consensus import journal, quorum, view_change
 from tocsin.consensus.certificate import verify_certificate
+from tocsin.consensus.cut import cut_root
 from tocsin.consensus.inputs import MILLISECOND_NS, Start, SubmitEvidence
 from tocsin.consensus.messages import (
     ENVELOPE,
@@ -36,7 +37,7 @@ from tocsin.consensus.replica import ConsensusConfig, Decision, Replica
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import VerificationError
 from tocsin.model.evidence import Q32, Evidence
-from tocsin.model.steps import EVERYONE, Effect, Emit, Fired, Persist, Received, Send, SetTimer
+from tocsin.model.steps import EVERYONE, Effect, Fired, Persist, Received, Send, SetTimer
 from tocsin.model.verdict import Roster, Statement
 from tocsin.trust.canonical import statement_bytes
 from tocsin.trust.keyring import deterministic_signers, roster_of
@@ -99,7 +100,8 @@ class World:
             self.nodes = list(self.honest)
         # Each lie is told never, sometimes, or always.
         self.lies = {
-            lie: rng.choice((0.0, 0.0, 0.2, 1.0)) for lie in ("hide", "vote", "strip", "decide", "forge", "mute", "alter")
+            lie: rng.choice((0.0, 0.0, 0.2, 1.0))
+            for lie in ("hide", "vote", "strip", "decide", "forge", "mute", "alter")
         }
         self.loss = rng.choice((0.0, 0.0, 0.02, 0.1))
         self.groups = [[rng.randrange(rng.choice((1, 2, 2, 3))) for _ in self.nodes] for _ in range(SLICES)]
@@ -113,7 +115,7 @@ class World:
             if node in self.honest:
                 self.at(HEAL_NS + rng.randrange(100 * MILLISECOND_NS), lambda node=node: self.state(node))
                 for _ in range(rng.choice((0, 0, 1, 2))):
-                    self.at(rng.randrange(HEAL_NS), lambda node=node, k=rng.randrange(6): self.plan_crash(node, k))
+                    self.at(rng.randrange(HEAL_NS), lambda node=node: self.plan_crash(node))
 
     # --- the machine room
 
@@ -128,8 +130,8 @@ class World:
         node.replica.recover(node.disk)
         self.step(node, Start())
 
-    def plan_crash(self, node: Node, after: int) -> None:
-        node.crash_after = after
+    def plan_crash(self, node: Node) -> None:
+        node.crash_after = self.rng.randrange(6)
 
     def state(self, node: Node) -> None:
         if node.replica is None:
@@ -154,7 +156,8 @@ class World:
         limit, node.crash_after = node.crash_after, None
         for done, effect in enumerate(effects):
             if limit is not None and done >= limit:
-                return self.crash(node)
+                self.crash(node)
+                return
             self.execute(node, effect)
         if node in self.honest:
             for slot, value in replica.votes_made:
@@ -256,12 +259,13 @@ class World:
 
     def stripped(self, node: Node, message: Propose) -> Propose:
         """A proposal of whatever is newest, against the lock: the certificate that proves the lock is left out."""
-        assert node.replica is not None and message.timeouts is not None
+        assert node.replica is not None
+        assert message.timeouts is not None
         if message.epoch != node.replica.epoch:
             return message
         timeouts = msgspec.structs.replace(message.timeouts, high=None)
         cut, root = Replica._value(node.replica, None)
-        votes = node.replica._ballot(message.view, "P", replica_module.cut_root(cut), root, {})
+        votes = node.replica._ballot(message.view, "P", cut_root(cut), root, {})
         signed = statement_bytes(quorum.statement_of(self.roster, votes))
         signature = SIGNERS[self.liar].sign(PROPOSE, signed)
         # The liar votes for its own lie.
@@ -419,15 +423,22 @@ def one_phase_is_like_the_other(statement: Statement) -> bytes:
     return statement_bytes(msgspec.structs.replace(statement, phase="P"))
 
 
+TIMEOUTS_HOLD = view_change.timeouts_hold
+
+
 def believes_stripped(roster: Roster, certificate: TimeoutCertificate, epoch: int, view: int, prev: bytes) -> bool:
     """Does not check that the highest prepare certificate is there."""
     if certificate.high is not None or (certificate.epoch, certificate.view) != (epoch, view):
-        return view_change.timeouts_hold(roster, certificate, epoch, view, prev)
+        return TIMEOUTS_HOLD(roster, certificate, epoch, view, prev)
     signers = {vote.monitor for vote in certificate.votes}
     messages = [view_change._message(roster, epoch, view, vote.high_view) for vote in certificate.votes]
-    return len(signers) >= roster.quorum and max(signers) < roster.n and all(
-        verify(roster.keys[vote.monitor], view_change.TIMEOUT, message, vote.signature)
-        for vote, message in zip(certificate.votes, messages, strict=True)
+    return (
+        len(signers) >= roster.quorum
+        and max(signers) < roster.n
+        and all(
+            verify(roster.keys[vote.monitor], view_change.TIMEOUT, message, vote.signature)
+            for vote, message in zip(certificate.votes, messages, strict=True)
+        )
     )
 
 
@@ -449,10 +460,14 @@ MUTANTS: dict[str, tuple[type[Recording], Roster, Callable[[], Any]]] = {
     "ignored lock": (IgnoresLock, ROSTER, unpatched),
     "amnesia": (Forgetful, ROSTER, unpatched),
     "no domain separation": (
-        Recording, ROSTER, lambda: patched(quorum, "statement_bytes", one_phase_is_like_the_other)
+        Recording,
+        ROSTER,
+        lambda: patched(quorum, "statement_bytes", one_phase_is_like_the_other),
     ),
     "stripped certificate believed": (
-        Recording, ROSTER, lambda: patched(replica_module, "timeouts_hold", believes_stripped)
+        Recording,
+        ROSTER,
+        lambda: patched(view_change, "timeouts_hold", believes_stripped),
     ),
 }
 

@@ -184,7 +184,9 @@ def test_two_silent_monitors_of_four_stop_progress_but_not_safety() -> None:
 
 def test_evidence_only_one_monitor_holds_is_decided_in_the_end() -> None:
     cluster = Cluster()
-    cluster.drop = lambda source, _, message: source == 2 and isinstance(message, EvidenceMessage) and cluster.now < 10**8
+    cluster.drop = lambda source, _, message: (
+        source == 2 and isinstance(message, EvidenceMessage) and cluster.now < 10**8
+    )
     cluster.state(by=[2])
     cluster.run()
     assert set(cluster.epochs()) == {1}
@@ -192,7 +194,9 @@ def test_evidence_only_one_monitor_holds_is_decided_in_the_end() -> None:
 
 def test_a_replica_that_missed_evidence_pulls_it() -> None:
     cluster = Cluster()
-    cluster.drop = lambda _, target, message: target == 3 and isinstance(message, EvidenceMessage) and cluster.now < 10**7
+    cluster.drop = lambda _, target, message: (
+        target == 3 and isinstance(message, EvidenceMessage) and cluster.now < 10**7
+    )
     cluster.state()
     cluster.run(400)
     assert cluster.epochs() == [1] * 4
@@ -376,7 +380,9 @@ def test_a_decide_message_carries_its_own_proof() -> None:
     cluster.run(100)
     decide = next(m for _, m in cluster.sent if isinstance(m, Decide))
     votes = decide.certified.votes
-    short = msgspec.structs.replace(decide.certified, votes=msgspec.structs.replace(votes, signatures=votes.signatures[:2]))
+    short = msgspec.structs.replace(
+        decide.certified, votes=msgspec.structs.replace(votes, signatures=votes.signatures[:2])
+    )
     cluster.give(3, Received(1, ENVELOPE.encode(Decide(short))))
     assert "certificate that does not hold" in cluster.refusals(3)
     assert cluster.replicas[3].epoch == 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from decimal import Decimal, localcontext
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tocsin.errors import InputError
 from tocsin.model.evidence import CLIP_Q32, Q32
@@ -86,13 +87,13 @@ def test_logistic_keeps_its_range() -> None:
 def naive_e_bh(values: list[int], fleet_size: int, alpha_ppm: int) -> int | None:
     """The dumb twin: every k, from the definition."""
     ordered = sorted(values, reverse=True)
-    passing = [
-        k for k in range(1, len(ordered) + 1) if ordered[k - 1] >= ln_q32(fleet_size * 1_000_000, alpha_ppm * k)
-    ]
+    passing = [k for k in range(1, len(ordered) + 1) if ordered[k - 1] >= ln_q32(fleet_size * 1_000_000, alpha_ppm * k)]
     return ordered[passing[-1] - 1] if passing else None
 
 
-@given(st.lists(st.integers(-5 * Q32, 15 * Q32), max_size=30), st.integers(0, 50), st.sampled_from([100, 10_000, 500_000]))
+@given(
+    st.lists(st.integers(-5 * Q32, 15 * Q32), max_size=30), st.integers(0, 50), st.sampled_from([100, 10_000, 500_000])
+)
 def test_e_bh_is_the_definition(values: list[int], absent: int, alpha_ppm: int) -> None:
     size = max(1, len(values) + absent)
     assert e_bh_threshold_q32(values, size, alpha_ppm) == naive_e_bh(values, size, alpha_ppm)

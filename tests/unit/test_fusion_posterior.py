@@ -6,7 +6,8 @@ import math
 import time
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tocsin.detection.fusion import (
     FleetPosterior,

@@ -9,7 +9,14 @@ import pytest
 
 from tocsin.errors import ConfigError
 from tocsin.model.verdict import Roster
-from tocsin.trust.keyring import check_roster, deterministic_signers, roster_from_dict, roster_hash, roster_of, roster_to_dict
+from tocsin.trust.keyring import (
+    check_roster,
+    deterministic_signers,
+    roster_from_dict,
+    roster_hash,
+    roster_of,
+    roster_to_dict,
+)
 
 ROSTER = roster_of("fleet", deterministic_signers(b"seed", 4))
 KEY = ROSTER.keys[0].hex()

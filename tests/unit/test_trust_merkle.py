@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tocsin.trust.merkle import EMPTY_ROOT, MerkleTree, leaf_hash, node_hash, proof, root, verify_proof
 

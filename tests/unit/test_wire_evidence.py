@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tocsin.errors import InputError, TooLarge, VerificationError, WireError
 from tocsin.model.evidence import CLIP_Q32, Evidence, EvidenceBatch, Reason
@@ -158,7 +159,14 @@ def test_an_attested_item_stands_alone() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"log_bf_q32": 5}, {"agent_id": "agent-7"}, {"monitor": 2}, {"observed_ms": 1}, {"reasons": ()}, {"attestation": b""}],
+    [
+        {"log_bf_q32": 5},
+        {"agent_id": "agent-7"},
+        {"monitor": 2},
+        {"observed_ms": 1},
+        {"reasons": ()},
+        {"attestation": b""},
+    ],
 )
 def test_an_attestation_covers_every_field(change: dict[str, object]) -> None:
     with pytest.raises(VerificationError):

@@ -33,7 +33,9 @@ def verify_certificate(certificate: QuorumCertificate, roster: Roster) -> None:
     _demand(statement.phase == "C", "the certificate is not of the commit phase")
     signers = certificate.signatures
     _demand(
-        len(signers) >= roster.quorum, f"{len(signers)} monitors signed; {roster.quorum} of {roster.n} must", "wait for more"
+        len(signers) >= roster.quorum,
+        f"{len(signers)} monitors signed; {roster.quorum} of {roster.n} must",
+        "wait",
     )
     for monitor, signature in sorted(signers.items()):
         _demand(0 <= monitor < roster.n, f"monitor {monitor} is not in the roster")
@@ -53,14 +55,12 @@ def verify_verdict(verdict: Verdict, roster: Roster, *, pinned_roster_hash: byte
             "the roster is not the pinned one",
             "compare the roster hash with whoever runs the monitors",
         )
-    _demand(not verdict.provisional, "the verdict is provisional: no quorum stands behind it", "wait for the certified one")
+    _demand(not verdict.provisional, "the verdict is provisional: no quorum stands behind it", "wait for another")
     verify_certificate(verdict.certificate, roster)
     statement, entry = verdict.certificate.statement, verdict.entry
     _demand(verdict.epoch == statement.epoch, "the verdict's epoch is not the certified one")
     _demand(verdict.agent_id == entry.agent_id, "the verdict is about another agent than its entry")
-    _demand(
-        verdict.decision == (COMPROMISED if entry.flagged else CLEARED), "the decision is not what the entry says"
-    )
+    _demand(verdict.decision == (COMPROMISED if entry.flagged else CLEARED), "the decision is not what the entry says")
     _demand(
         verify_proof(statement.posterior_root, entry_bytes(entry), verdict.proof_index, verdict.proof),
         "the entry is not under the certified posterior root",

@@ -75,12 +75,12 @@ class Dissemination:
             raw = self._signed(chunk, through, submission.fleet_size)
             outcome, _, connected = self.log.offer(raw, certified)
             if outcome is Outcome.EQUIVOCATION:  # somebody else signs with our key, or our journal was lost
-                return self._out.refuse("our own evidence: our chain has forked")
+                self._out.refuse("our own evidence: our chain has forked")
+                return
             if outcome is not Outcome.ACCEPTED:
                 raise InternalError(f"our own evidence is refused: {outcome}")
             self._persist(connected)
             self._out.broadcast(EvidenceMessage((raw,)))
-        return None
 
     def _encoded(self, submission: SubmitEvidence) -> Iterable[bytes]:
         for item in submission.items:

@@ -64,6 +64,9 @@ class Conflict(Exception):
     """A cut does not extend the one before it."""
 
 
+Offered = tuple[Outcome, SignedBatch | None, list[Link]]
+
+
 class EvidenceLog:
     """Chains of `roster.n` monitors. Anything that raises in here is a bug: `offer` takes any bytes."""
 
@@ -77,7 +80,7 @@ class EvidenceLog:
         self.wanted: set[bytes] = set()
         self.refused: Counter[str] = Counter()
 
-    def offer(self, raw: bytes, certified: Cut) -> tuple[Outcome, SignedBatch | None, list[Link]]:
+    def offer(self, raw: bytes, certified: Cut) -> Offered:
         """Take in a batch. Returns the outcome, the batch where it is authentic, and the links newly connected."""
         try:
             signed = open_batch(raw, self._roster)
@@ -105,7 +108,7 @@ class EvidenceLog:
         self._notice_fork(signed)
         return self._extends(signed) and bool(self._take(Link(raw, signed)))
 
-    def _refuse(self, outcome: Outcome, signed: SignedBatch | None = None) -> tuple[Outcome, SignedBatch | None, list[Link]]:
+    def _refuse(self, outcome: Outcome, signed: SignedBatch | None = None) -> Offered:
         self.refused[outcome] += 1
         return outcome, signed, []
 

@@ -49,6 +49,8 @@ class Certified(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TimeoutVote(msgspec.Struct, frozen=True, array_like=True):
+    """One monitor's signature in a timeout certificate."""
+
     monitor: MonitorIndex
     high_view: CounterOrNone
     signature: Signature
@@ -70,6 +72,8 @@ class EvidenceMessage(msgspec.Struct, frozen=True, array_like=True, tag="EVIDENC
 
 
 class Propose(msgspec.Struct, frozen=True, array_like=True, tag="PROPOSE"):
+    """The leader's value for a view, signed over the P statement."""
+
     epoch: Counter
     view: Counter
     cut: _WireCut
@@ -79,6 +83,8 @@ class Propose(msgspec.Struct, frozen=True, array_like=True, tag="PROPOSE"):
 
 
 class Vote(msgspec.Struct, frozen=True, array_like=True, tag="VOTE"):
+    """A vote for the statement that these fields and the epoch's history make."""
+
     epoch: Counter
     view: Counter
     phase: PhaseName
@@ -88,10 +94,14 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, tag="VOTE"):
 
 
 class Prepared(msgspec.Struct, frozen=True, array_like=True, tag="QC1"):
+    """The QC1 of a view."""
+
     certified: Certified
 
 
 class Decide(msgspec.Struct, frozen=True, array_like=True, tag="DECIDE"):
+    """A decision, with its proof."""
+
     certified: Certified
 
 
@@ -126,6 +136,8 @@ class Want(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Pull(msgspec.Struct, frozen=True, array_like=True, tag="PULL"):
+    """Asks for batches by hash."""
+
     wants: Annotated[tuple[Want, ...], msgspec.Meta(max_length=limits.MAX_WANTS_PER_MESSAGE)]
 
 
@@ -138,7 +150,5 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, tag="FORK"):
     signature_b: Signature
 
 
-AnyMessage = (
-    EvidenceMessage | Propose | Vote | Prepared | Decide | Timeout | Sync | Certificates | Pull | Fork
-)
+AnyMessage = EvidenceMessage | Propose | Vote | Prepared | Decide | Timeout | Sync | Certificates | Pull | Fork
 ENVELOPE: Envelope[AnyMessage] = Envelope(AnyMessage)

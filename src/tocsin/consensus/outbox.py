@@ -39,5 +39,3 @@ class Outbox:
     def drain(self) -> list[Effect]:
         effects, self._effects = self._effects, []
         return effects
-
-

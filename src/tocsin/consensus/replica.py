@@ -1,23 +1,23 @@
 """The agreement itself: one decision per epoch, two voting phases, leader-driven. README.md here states the rules.
 
-    evidence ─> cut ─PROPOSE─> vote P ─QC1─> vote C ─DECIDE─> fold ─> Emit "decided"
-                  └── silence or lies ── TIMEOUT ── timeout certificate ── next view, next leader
+evidence ─> cut ─PROPOSE─> vote P ─QC1─> vote C ─DECIDE─> fold ─> Emit "decided"
+              └── silence or lies ── TIMEOUT ── timeout certificate ── next view, next leader
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from tocsin.consensus import journal
-from tocsin.consensus.cut import cut_root, empty_cut, is_well_formed
-from tocsin.consensus.dissemination import PULL_TIMER, Dissemination
-from tocsin.consensus.evidence_log import Conflict, EvidenceLog, Gap
+from tocsin.consensus import journal, view_change
+from tocsin.consensus.cut import cut_root, is_well_formed
+from tocsin.consensus.dissemination import PULL_TIMER
+from tocsin.consensus.evidence_log import EvidenceLog, Gap
 from tocsin.consensus.fold import Fold
 from tocsin.consensus.inputs import ConsensusConfig, Input, SubmitEvidence
+from tocsin.consensus.learner import Learner
 from tocsin.consensus.messages import (
     ENVELOPE,
     Certificates,
@@ -34,40 +34,23 @@ from tocsin.consensus.messages import (
     Timeout,
     TimeoutCertificate,
     Vote,
-    Votes,
 )
-from tocsin.consensus.outbox import Outbox
 from tocsin.consensus.quorum import (
-    NO_CERTIFICATE,
-    certificate_of,
-    decision_hash,
     leader_of,
     sign_vote,
-    statement_of,
     vote_holds,
-    votes_hold,
 )
-from tocsin.consensus.view_change import (
-    certificate_of_timeouts,
-    make_timeout,
-    prepared_holds,
-    timeout_holds,
-    timeouts_hold,
-)
-from tocsin.errors import InternalError, StorageCorrupt, WireError
-from tocsin.model.evidence import EvidenceBatch
-from tocsin.model.posterior import Decision, FoldResult, Preview
+from tocsin.errors import InternalError, WireError
+from tocsin.model.posterior import Decision, Preview
 from tocsin.model.steps import Effect, Fired, Received
-from tocsin.model.verdict import Roster, Statement
+from tocsin.model.verdict import Roster
 from tocsin.trust.canonical import statement_bytes
-from tocsin.trust.keyring import check_roster
 from tocsin.trust.signing import PROPOSE, Signer, verify
-from tocsin.wire.limits import MAX_BATCHES_PER_CUT, MAX_CERTIFICATES_PER_MESSAGE
 
 __all__ = ["ConsensusConfig", "Decision", "Replica"]
 
 
-class Replica:
+class Replica(Learner):
     """Monitor `me` of `roster`. Feed `Start()` once, after `recover` if there is a journal, then any inputs.
 
     Emits "decided" (Decision), "equivocation" (Equivocation), "refused" (reason as str) and "view" ((epoch, view)).
@@ -75,27 +58,10 @@ class Replica:
     """
 
     def __init__(self, roster: Roster, me: int, signer: Signer, fold: Fold, config: ConsensusConfig) -> None:
-        self._roster = check_roster(roster)
-        if not 0 <= me < roster.n or roster.keys[me] != signer.public_key:
-            raise InternalError(f"the signer does not hold the key of monitor {me}")
-        self._me = me
-        self._signer = signer
-        self._fold = fold
-        self._config = config
-        self._out = Outbox()
-        self._evidence = Dissemination(roster, me, signer, config, self._out)
-        self._now_ns = 0
-        self._epoch = 0
-        self._cut: Cut = empty_cut(roster.n)
-        self._prev_cert_hash = NO_CERTIFICATE
-        self._decided: list[Certified] = []
-        self._backlog: deque[Certified] = deque()  # decisions one peer sent for catching up, oldest first
-        self._more: tuple[int, int] | None = None  # a peer with more of them, and our epoch when it answered
-        self._unannounced: list[Decision] = []  # durable before a restart, perhaps not emitted before it
-        self._synced_ns: dict[int, int] = {}  # peer -> when we last asked it for decisions
+        super().__init__(roster, me, signer, fold, config)
         self._handlers: dict[type[Any], Callable[[int, Any], None]] = {
             EvidenceMessage: lambda _, m: self._evidence.on_evidence(m, self._cut),
-            Pull: lambda source, m: self._evidence.on_pull(source, m),
+            Pull: self._evidence.on_pull,
             Fork: lambda _, m: self._evidence.on_fork(m),
             Propose: self._on_propose,
             Vote: self._on_vote,
@@ -105,27 +71,11 @@ class Replica:
             Sync: self._on_sync,
             Certificates: self._on_certificates,
         }
-        self._begin_epoch()
-
-    @property
-    def through_offset(self) -> int:
-        """Ingest log position up to which this monitor's evidence is durable."""
-        return self._evidence.through_offset
-
-    @property
-    def epoch(self) -> int:
-        """Number of decisions so far."""
-        return self._epoch
 
     @property
     def view(self) -> int:
         """View of the current epoch; 0 unless a leader failed."""
         return self._promises.view
-
-    @property
-    def refused(self) -> dict[str, int]:
-        """Refused evidence, reason -> count."""
-        return dict(self._evidence.log.refused)
 
     @property
     def evidence_log(self) -> EvidenceLog:
@@ -138,14 +88,13 @@ class Replica:
         return self._newest_cut() == self._cut
 
     def _begin_epoch(self) -> None:
+        super()._begin_epoch()
         self._promises = journal.Promises()
         self._proposed: Propose | None = None  # our own, in the current view
         self._votes: dict[PhaseName, dict[int, bytes]] = {"P": {}, "C": {}}  # for our own proposal
         self._timeouts: dict[int, Timeout] = {}  # latest of each monitor
         self._entered: TimeoutCertificate | None = None  # what opened the current view
         self._examined: Propose | None = None  # valid in form; waiting for the evidence under it
-        self._decision: Certified | None = None  # certified; waiting for the evidence under it
-        self._previews: dict[bytes, Preview] = {}
         self._armed: str = ""  # token of the view timer
         self._gathering = False
 
@@ -162,14 +111,6 @@ class Replica:
                 self._evidence.replay(record)
             else:
                 self._promises.replay(kind, record)
-
-    def _replay_decision(self, certified: Certified) -> None:
-        preview = self._preview(certified.cut) if self._decides(certified) else None
-        if not isinstance(preview, Preview) or preview.root != certified.votes.posterior_root:
-            cause = f"the recorded decision of epoch {self._epoch} does not hold"
-            raise StorageCorrupt(cause, remedy="restore the journal from a copy")
-        self._unannounced.append(self._decision_of(certified, self._fold.commit(preview.handle)))
-        self._advance(certified)
 
     def step(self, now_ns: int, event: Input) -> list[Effect]:
         """Advance by one input."""
@@ -251,36 +192,15 @@ class Replica:
         doublings = min(self.view, self._config.max_doublings)
         self._out.timer(self._armed, self._config.view_timeout_ns << doublings)
 
+    def _end_epoch(self) -> None:
+        self._disarm()
+        if self._gathering:
+            self._out.cancel(f"propose {self._epoch}")
+
     def _disarm(self) -> None:
         if self._armed:
             self._out.cancel(self._armed)
             self._armed = ""
-
-    # --- the value agreed on
-
-    def _newest_cut(self) -> Cut:
-        return self._evidence.log.newest_cut(self._cut, self._config.batches_per_cut)
-
-    def _preview(self, cut: Cut) -> Preview | Gap | None:
-        """What folding up to `cut` gives; the first gap; or None where it does not extend the last cut."""
-        root = cut_root(cut)
-        if root not in self._previews:
-            try:
-                links = self._evidence.log.between(self._cut, cut)
-            except Conflict:
-                return None
-            if isinstance(links, Gap):
-                return links
-            batches: list[EvidenceBatch] = [link.batch for link in links]
-            self._previews[root] = self._fold.preview(batches)
-        return self._previews[root]
-
-    def _statement(self, view: int, phase: PhaseName, root: bytes, posterior_root: bytes) -> Statement:
-        return statement_of(self._roster, self._ballot(view, phase, root, posterior_root, {}))
-
-    def _ballot(self, view: int, phase: PhaseName, root: bytes, posterior_root: bytes, votes: dict[int, bytes]) -> Votes:
-        signatures = tuple(sorted(votes.items()))
-        return Votes(self._epoch, view, phase, self._prev_cert_hash, root, posterior_root, signatures)
 
     def _leader(self) -> int:
         return leader_of(self._roster, self._epoch, self.view)
@@ -290,7 +210,9 @@ class Replica:
     def _may_propose(self) -> bool:
         """We lead this view and have promised nothing in it."""
         view, promises = self.view, self._promises
-        promised = max(promises.prepared_view, promises.timed_out_view, promises.proposal.view if promises.proposal else -1)
+        promised = max(
+            promises.prepared_view, promises.timed_out_view, promises.proposal.view if promises.proposal else -1
+        )
         return self._leader() == self._me and promised < view and self._decision is None
 
     def _value(self, entered: TimeoutCertificate | None) -> tuple[Cut, bytes]:
@@ -319,7 +241,8 @@ class Replica:
         root = cut_root(proposal.cut)
         promises = self._promises
         if promises.prepared_view < proposal.view:
-            return self._on_propose(self._me, proposal)
+            self._on_propose(self._me, proposal)
+            return
         voted: tuple[tuple[PhaseName, int], ...] = (("P", promises.prepared_view), ("C", promises.committed_view))
         for phase, promised in voted:
             if promised == proposal.view:  # voted before a restart
@@ -333,23 +256,27 @@ class Replica:
         if m.view < self.view or promises.prepared_view >= m.view or promises.timed_out_view >= m.view:
             return
         if not is_well_formed(m.cut, self._roster.n):
-            return self._out.refuse("malformed cut")
+            self._out.refuse("malformed cut")
+            return
         leader = leader_of(self._roster, m.epoch, m.view)
         statement = self._statement(m.view, "P", cut_root(m.cut), m.posterior_root)
         if not verify(self._roster.keys[leader], PROPOSE, statement_bytes(statement), m.signature):
-            return self._out.refuse("forged proposal")
+            self._out.refuse("forged proposal")
+            return
         if m.view > 0:
             if m.timeouts is None or not self._opens(m.timeouts, m.view):
-                return self._out.refuse("proposal without its timeout certificate")
+                self._out.refuse("proposal without its timeout certificate")
+                return
             if not self._respects_lock(m):
-                return self._out.refuse("proposal against a lock")
+                self._out.refuse("proposal against a lock")
+                return
             self._see(m.timeouts.high)
             self._enter(m.view, m.timeouts)
         if self._examined is None:
             self._examined = m
 
     def _opens(self, certificate: TimeoutCertificate, view: int) -> bool:
-        return timeouts_hold(self._roster, certificate, self._epoch, view - 1, self._prev_cert_hash)
+        return view_change.timeouts_hold(self._roster, certificate, self._epoch, view - 1, self._prev_cert_hash)
 
     def _respects_lock(self, m: Propose) -> bool:
         high = m.timeouts.high if m.timeouts else None
@@ -377,17 +304,6 @@ class Replica:
             self._vote("P", m.view, cut_root(m.cut), m.posterior_root)
         return None
 
-    def _is_acceptable(self, m: Propose) -> bool:
-        """A freely chosen cut adds something, unless the view changed, and reaches into no known fork."""
-        if m.view == 0 and m.cut == self._cut:
-            return False
-        pairs = zip(self._cut, m.cut, strict=True)
-        log = self._evidence.log
-        return all(
-            log.may_reach(monitor, new.seq, old) and new.seq - old.seq <= MAX_BATCHES_PER_CUT
-            for monitor, (old, new) in enumerate(pairs)
-        )
-
     def _vote(self, phase: PhaseName, view: int, root: bytes, posterior_root: bytes) -> None:
         self._out.persist(journal.VOTED, msgspec.msgpack.encode(journal.VotedRecord(view, phase)))
         signature = sign_vote(self._signer, self._statement(view, phase, root, posterior_root))
@@ -407,7 +323,8 @@ class Replica:
         if (m.cut_root, m.posterior_root) != (root, mine.posterior_root) or len(votes) >= self._roster.quorum:
             return
         if not vote_holds(self._roster, source, self._statement(m.view, m.phase, root, m.posterior_root), m.signature):
-            return self._out.refuse("forged vote")
+            self._out.refuse("forged vote")
+            return
         votes[source] = m.signature
         if len(votes) < self._roster.quorum:
             return
@@ -425,8 +342,9 @@ class Replica:
 
     def _on_prepared(self, certified: Certified) -> None:
         votes = certified.votes
-        if not prepared_holds(self._roster, certified, self._epoch, self._prev_cert_hash):
-            return self._out.refuse("prepare certificate that does not hold")
+        if not view_change.prepared_holds(self._roster, certified, self._epoch, self._prev_cert_hash):
+            self._out.refuse("prepare certificate that does not hold")
+            return
         self._see(certified)
         self._enter(votes.view, None)
         promises = self._promises
@@ -457,7 +375,9 @@ class Replica:
         """Time out of `view`, once; later calls re-send the same bytes."""
         timeout = self._promises.timeout
         if timeout is None or timeout.view < view:
-            timeout = make_timeout(self._roster, self._signer, self._epoch, view, self._promises.high, self._entered)
+            timeout = view_change.make_timeout(
+                self._roster, self._signer, self._epoch, view, self._promises.high, self._entered
+            )
             self._promises.timeout = timeout
             self._out.persist(journal.TIMED_OUT, ENVELOPE.encode(timeout))
         self._out.broadcast(timeout)
@@ -470,8 +390,9 @@ class Replica:
         if not self._is_current(source, m.epoch):
             return
         if source != self._me:
-            if not timeout_holds(self._roster, source, m, self._prev_cert_hash):
-                return self._out.refuse("forged timeout")
+            if not view_change.timeout_holds(self._roster, source, m, self._prev_cert_hash):
+                self._out.refuse("forged timeout")
+                return
             self._see(m.high)
             if m.timeouts is not None and m.timeouts.view >= self.view and self._opens(m.timeouts, m.timeouts.view + 1):
                 self._see(m.timeouts.high)
@@ -487,98 +408,9 @@ class Replica:
             honest = views[self._roster.f]  # at least one honest monitor gave up on this view or a later one
             if honest >= self.view and honest > self._promises.timed_out_view:
                 self._enter(honest, None)
-                return self._give_up(honest)
+                self._give_up(honest)
+                return
         same = {i: timeout for i, timeout in self._timeouts.items() if timeout.view == self.view}
         if len(same) >= self._roster.quorum:
-            certificate = certificate_of_timeouts(same)
+            certificate = view_change.certificate_of_timeouts(same)
             self._enter(self.view + 1, certificate)
-
-    # --- deciding and catching up
-
-    def _is_current(self, source: int, epoch: int) -> bool:
-        if epoch > self._epoch:
-            self._ask_for_decisions(source)
-        return epoch == self._epoch
-
-    def _decides(self, certified: Certified) -> bool:
-        votes = certified.votes
-        return (
-            (votes.phase, votes.epoch, votes.prev_cert_hash) == ("C", self._epoch, self._prev_cert_hash)
-            and is_well_formed(certified.cut, self._roster.n)
-            and cut_root(certified.cut) == votes.cut_root
-            and votes_hold(self._roster, votes)
-        )
-
-    def _on_decide(self, source: int, m: Decide) -> None:
-        if self._is_current(source, m.certified.votes.epoch):
-            self._on_decided(m.certified)
-
-    def _on_decided(self, certified: Certified) -> None:
-        if self._decision is not None:
-            return
-        if self._decides(certified):
-            self._decision = certified
-        else:
-            self._out.refuse("certificate that does not hold")
-
-    def _apply(self, certified: Certified) -> Gap | None:
-        """Fold a certified cut, or say what evidence is missing."""
-        preview = self._preview(certified.cut)
-        if isinstance(preview, Gap):
-            return preview
-        if preview is None or preview.root != certified.votes.posterior_root:
-            # At least one honest monitor signed this only if it follows: more than f of them lie, or we have a bug.
-            # Standing still is all that is safe.
-            self._out.refuse("certified posterior that does not follow from the evidence")
-            self._decision = None
-            return None
-        self._out.persist(journal.DECIDED, ENVELOPE.encode(Decide(certified)))
-        self._out.emit("decided", self._decision_of(certified, self._fold.commit(preview.handle)))
-        self._disarm()
-        if self._gathering:
-            self._out.cancel(f"propose {self._epoch}")
-        self._advance(certified)
-        self._next_from_backlog()
-        return None
-
-    def _decision_of(self, certified: Certified, result: FoldResult) -> Decision:
-        return Decision(
-            epoch=self._epoch,
-            certificate=certificate_of(self._roster, certified.votes),
-            changed=result.changed,
-            proofs=result.proofs,
-            dissent=result.dissent,
-        )
-
-    def _advance(self, certified: Certified) -> None:
-        self._decided.append(certified)
-        self._cut = certified.cut
-        self._prev_cert_hash = decision_hash(statement_of(self._roster, certified.votes))
-        self._epoch += 1
-        self._begin_epoch()
-
-    def _ask_for_decisions(self, source: int) -> None:
-        due = self._synced_ns.get(source, -self._config.pull_delay_ns) + self._config.pull_delay_ns
-        if self._now_ns >= due:
-            self._synced_ns[source] = self._now_ns
-            self._out.send(source, Sync(self._epoch))
-
-    def _on_sync(self, source: int, m: Sync) -> None:
-        part = self._decided[m.epoch : m.epoch + MAX_CERTIFICATES_PER_MESSAGE]
-        if part:
-            self._out.send(source, Certificates(tuple(part)))
-
-    def _on_certificates(self, source: int, m: Certificates) -> None:
-        self._backlog = deque(c for c in m.certified if c.votes.epoch >= self._epoch)
-        self._more = (source, self._epoch) if len(m.certified) == MAX_CERTIFICATES_PER_MESSAGE else None
-        self._next_from_backlog()
-
-    def _next_from_backlog(self) -> None:
-        while self._backlog and self._decision is None:
-            if (certified := self._backlog.popleft()).votes.epoch == self._epoch:
-                self._on_decided(certified)
-        if self._decision is None and self._more is not None:
-            source, epoch = self._more
-            self._more = None
-            if self._epoch > epoch:  # it helped: ask for the rest
-                self._out.send(source, Sync(self._epoch))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from tocsin.errors import VerificationError, WireError
 from tocsin.model.evidence import Q32, Evidence, EvidenceBatch
@@ -76,7 +76,7 @@ class _State:
 
 
 class FleetPosterior:
-    """The fold that monitors agree on (consensus/fold.py). Cost of a fold: linear in agents, small where nothing changed."""
+    """The fold that monitors agree on (consensus/fold.py). A fold makes anew only what the new evidence changed."""
 
     def __init__(self, roster: Roster) -> None:
         self._n, self._f = roster.n, roster.f
@@ -121,8 +121,7 @@ class FleetPosterior:
         """See consensus/fold.py. Raises ValueError for a preview of another state."""
         if not isinstance(handle, tuple) or handle[0] is not self._state:
             raise ValueError("the preview is not of the current state")
-        before, after = self._state, handle[1]
-        assert isinstance(after, _State)
+        before, after = self._state, cast(_State, handle[1])
         self._state = after
         changed = [
             entry
@@ -157,7 +156,7 @@ class FleetPosterior:
             self._corroborated(statements[name]) - self._corroborated(old.statements.get(name, self._silent))
             for name in touched
         )
-        # An honest monitor vouches for the (f+1)-th largest declaration or a smaller one, and for every corroborated agent.
+        # Liars cannot lift this above what an honest monitor declared, nor above the agents one spoke about.
         fleet_size = max(1, corroborated, sorted(declared, reverse=True)[self._f])
         state = replace(
             old, statements=statements, declared=tuple(declared), corroborated=corroborated, fleet_size=fleet_size
@@ -178,9 +177,9 @@ class FleetPosterior:
         for name, log_e in log_es.items():
             flagged = threshold is not None and log_e >= threshold
             before = old.entries.get(name)
-            if name in touched:
-                entries[name] = self._entry(state, name, log_e, flagged)
-            elif before is not None and (before.flagged, before.fleet_size) != (flagged, state.fleet_size):
+            if name in touched or (
+                before is not None and (before.flagged, before.fleet_size) != (flagged, state.fleet_size)
+            ):
                 entries[name] = self._entry(state, name, log_e, flagged)
         state.entries = entries
         changed = {name: leaf_hash(entry_bytes(e)) for name, e in entries.items() if e is not old.entries.get(name)}

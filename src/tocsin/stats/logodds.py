@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 from tocsin.errors import InputError
 from tocsin.model.evidence import CLIP_NATS, CLIP_Q32, Q32
 from tocsin.stats.fixedpoint import ln_q32

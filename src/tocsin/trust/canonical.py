@@ -27,27 +27,31 @@ def entry_bytes(entry: PosteriorEntry) -> bytes:
 
 def statement_bytes(statement: Statement) -> bytes:
     """What a vote signs."""
-    return b"".join((
-        _sized(statement.net.encode()),
-        _sized(statement.config_hash),
-        struct.pack(">QQ", statement.epoch, statement.view),
-        _sized(statement.phase.encode()),
-        _sized(statement.prev_cert_hash),
-        _sized(statement.cut_root),
-        _sized(statement.posterior_root),
-    ))
+    return b"".join(
+        (
+            _sized(statement.net.encode()),
+            _sized(statement.config_hash),
+            struct.pack(">QQ", statement.epoch, statement.view),
+            _sized(statement.phase.encode()),
+            _sized(statement.prev_cert_hash),
+            _sized(statement.cut_root),
+            _sized(statement.posterior_root),
+        )
+    )
 
 
 def decided_bytes(statement: Statement) -> bytes:
     """What two certificates of one decision have in common: no view, phase or signers, which may differ."""
-    return b"".join((
-        _sized(statement.net.encode()),
-        _sized(statement.config_hash),
-        struct.pack(">Q", statement.epoch),
-        _sized(statement.prev_cert_hash),
-        _sized(statement.cut_root),
-        _sized(statement.posterior_root),
-    ))
+    return b"".join(
+        (
+            _sized(statement.net.encode()),
+            _sized(statement.config_hash),
+            struct.pack(">Q", statement.epoch),
+            _sized(statement.prev_cert_hash),
+            _sized(statement.cut_root),
+            _sized(statement.posterior_root),
+        )
+    )
 
 
 def roster_bytes(roster: Roster) -> bytes:

@@ -30,12 +30,15 @@ def check_roster(roster: Roster) -> Roster:
     """The same roster; raises ConfigError naming what is wrong with it."""
     if not 1 <= len(roster.net) <= MAX_NET_CHARACTERS or not roster.net.isprintable():
         raise ConfigError(
-            f"the roster's net must be 1..{MAX_NET_CHARACTERS} printable characters", remedy="give the fleet a short name"
+            f"the roster's net must be 1..{MAX_NET_CHARACTERS} printable characters",
+            remedy="give the fleet a short name",
         )
     if not 1 <= roster.n <= MAX_MONITORS:
         raise ConfigError(f"a roster has 1..{MAX_MONITORS} monitors, not {roster.n}", remedy="list each monitor's key")
     if any(len(key) != PUBLIC_KEY_BYTES for key in roster.keys):
-        raise ConfigError(f"a monitor's public key has {PUBLIC_KEY_BYTES} bytes", remedy="copy the key as 64 hex digits")
+        raise ConfigError(
+            f"a monitor's public key has {PUBLIC_KEY_BYTES} bytes", remedy="copy the key as 64 hex digits"
+        )
     if len(set(roster.keys)) != roster.n:
         raise ConfigError("two monitors share a key", remedy="give each monitor its own key")
     for name, ppm in (("alpha_ppm", roster.alpha_ppm), ("prior_ppm", roster.prior_ppm)):
@@ -56,14 +59,18 @@ def roster_to_dict(roster: Roster) -> dict[str, Any]:
 
 def _roster_key(value: object) -> bytes:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ConfigError("a monitor's public key must be 64 lower-case hex digits", remedy="copy it from `tocsin keys`")
+        raise ConfigError(
+            "a monitor's public key must be 64 lower-case hex digits", remedy="copy it from `tocsin keys`"
+        )
     return bytes.fromhex(value)
 
 
 def roster_from_dict(data: object) -> Roster:
     """Inverse of `roster_to_dict`; raises ConfigError for anything else."""
     if not isinstance(data, dict) or set(cast(dict[Any, Any], data)) != _FIELDS:
-        raise ConfigError(f"a roster is an object with {', '.join(sorted(_FIELDS))}", remedy="write it with `tocsin keys`")
+        raise ConfigError(
+            f"a roster is an object with {', '.join(sorted(_FIELDS))}", remedy="write it with `tocsin keys`"
+        )
     fields = cast(dict[str, Any], data)
     if not isinstance(fields["net"], str) or not isinstance(fields["keys"], list):
         raise ConfigError("a roster's net is a string and its keys are a list", remedy="write it with `tocsin keys`")
