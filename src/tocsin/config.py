@@ -43,20 +43,10 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             secret=True,
         ),
     ] = ""
-    max_body_bytes: Annotated[
-        int,
-        _knob(
-            "largest request accepted, measured after decompression",
-            unit="bytes",
-            trade_off="larger bodies cost fewer requests but hold that much memory for each request in flight",
-            ge=1024,
-            le=1 << 30,
-        ),
-    ] = 64 << 20
 
     def __repr__(self) -> str:  # a settings object gets logged; its token must not be
         token = "***" if self.token else ""
-        return f"Server(host={self.host!r}, port={self.port}, token={token!r}, max_body_bytes={self.max_body_bytes})"
+        return f"Server(host={self.host!r}, port={self.port}, token={token!r})"
 
 
 class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
