@@ -257,3 +257,20 @@ def test_questions_that_make_no_sense_are_refused() -> None:
         hierarchy.establish(["x"], 7)
     with pytest.raises(InputError):
         hierarchy.baseline(Level.ZONE, "z999")
+
+
+def test_measured_round_trips_bring_neighbours_together() -> None:
+    """R1.1: agents of two continents, mixed at first, end up in regions of one continent each."""
+    hierarchy = Hierarchy()
+    agents = [f"a{k}" for k in range(400)]
+    hierarchy.observe(batch(agents, np.zeros((400, 1)), ("f0",)))
+    for _ in range(30):
+        hierarchy.measured("east", "west", 110.0)
+        hierarchy.measured("west", "east", 110.0)
+        for k, agent_id in enumerate(agents):
+            for site in ("east", "west"):
+                hierarchy.measured(agent_id, site, 10.0 if (k // 3) % 2 == (site == "east") else 120.0)
+    sides = [{(int(a[1:]) // 3) % 2 for a in node.children} for node in hierarchy.tree.at_level(1)]
+    assert sum(len(side) > 1 for side in sides) <= 2
+    hierarchy.tree.check()
+    assert hierarchy.root_equals_leaf_sum()

@@ -10,6 +10,7 @@ from tocsin.aggregation.aggregator import Aggregator
 from tocsin.aggregation.derive import derive
 from tocsin.aggregation.leaves import LeafSummaries, leaf_source
 from tocsin.aggregation.messages import Adopt, Arrived, AskResend, Attach, Detach, Flush, Output, ResendAsked, Upward
+from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.summary import Summary
 from tocsin.aggregation.tree import REGION, Tree
 from tocsin.errors import InputError
@@ -25,7 +26,8 @@ class Hierarchy:
 
     def __init__(self, *, flush_ns: int = FLUSH_NS, learn_live: bool = False) -> None:
         self.tree = Tree()
-        self.leaves = LeafSummaries(self.tree, learn_live=learn_live)
+        self.network = NetworkMap()
+        self.leaves = LeafSummaries(self.tree, self.network, learn_live=learn_live)
         self.nodes: dict[str, Aggregator] = {}
         self.packets = 0
         self.bytes = 0
@@ -37,6 +39,17 @@ class Hierarchy:
     def observe(self, batch: EventBatch) -> None:
         """Count a batch at the leaves."""
         self.leaves.accumulate(batch)
+
+    def measured(self, agent_id: str, site: str, rtt_ms: float) -> None:
+        """A round trip from an agent (or site) to `site` was measured: agents join, or move, where neighbours are.
+
+        Sites have to measure each other too. Raises `InputError` for an impossible time.
+        """
+        self.network.measured(agent_id, site, rtt_ms)
+        if agent_id in self.tree:
+            nearest = self.network.place(agent_id, otherwise=self.tree.group_of(agent_id))
+            if nearest != self.tree.group_of(agent_id):
+                self.tree.move(agent_id, nearest)
 
     def leave(self, agent_id: str) -> None:
         """Take an agent out of the tree; its history stops counting towards region, zone and global."""

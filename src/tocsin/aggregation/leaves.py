@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.aggregation.messages import Upward
+from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.summary import MAX_ACTIONS, OVERFLOW_ACTION, Summary, vector_size
 from tocsin.aggregation.tree import Tree
 from tocsin.errors import InputError
@@ -74,8 +75,11 @@ class LeafSummaries:
     """Per-agent accumulators of one monitor, over the agents of `tree`. Only baseline-phase events are learned from,
     unless `learn_live`: what an agent does once it may have been turned must not move its reference."""
 
-    def __init__(self, tree: Tree, *, fit_rows: int = FIT_ROWS, learn_live: bool = False) -> None:
+    def __init__(
+        self, tree: Tree, network: NetworkMap, *, fit_rows: int = FIT_ROWS, learn_live: bool = False
+    ) -> None:
         self.tree = tree
+        self.network = network
         self.epoch = -1
         self.grid = Grid((), (), ())
         self.row_of: dict[str, int] = {}
@@ -98,7 +102,7 @@ class LeafSummaries:
         if not len(batch):
             return
         rows = self._rows_of_agents(batch)[batch.agent]
-        np.add.at(self.seen, rows, 1)
+        self.seen += np.bincount(rows, minlength=self.seen.shape[0])
         codes = np.array([self._code(a) for a in batch.actions] + [-1], np.int64)  # last: index -1
         if self._learn_live:
             events = _Rows(rows, codes[batch.action], batch.feature_names, batch.values)
@@ -133,16 +137,15 @@ class LeafSummaries:
             self._add(rows)
 
     def _rows_of_agents(self, batch: EventBatch) -> I64:
-        known = self.row_of
-        out = np.empty(len(batch.agents), np.int64)
-        for k, agent_id in enumerate(batch.agents):
-            row = known.get(agent_id)
-            if row is None:
-                row = self._welcome(agent_id, batch, k)
-            out[k] = row
-        return out
+        rows = list(map(self.row_of.get, batch.agents))
+        if None in rows:
+            for k, agent_id in enumerate(batch.agents):
+                if agent_id not in self.row_of:
+                    self._welcome(agent_id, batch, k)
+            rows = list(map(self.row_of.__getitem__, batch.agents))
+        return np.array(rows, np.int64)
 
-    def _welcome(self, agent_id: str, batch: EventBatch, k: int) -> int:
+    def _welcome(self, agent_id: str, batch: EventBatch, k: int) -> None:
         """First sight of an agent: a row of its own, and a place in the tree."""
         row = self.row_of[agent_id] = len(self.row_of)
         if row >= self.seen.shape[0]:
@@ -155,8 +158,7 @@ class LeafSummaries:
             where = np.flatnonzero(batch.agent == k)
             group = batch.groups[int(batch.group[where[0]])] if where.size else ""
         if agent_id not in self.tree:
-            self.tree.join(agent_id, group)
-        return row
+            self.tree.join(agent_id, self.network.place(agent_id, otherwise=group))
 
     def _code(self, action: str) -> int:
         """Number of an action; beyond `MAX_ACTIONS` distinct ones they share the overflow."""

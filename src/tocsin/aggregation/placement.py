@@ -17,6 +17,7 @@ from tocsin.errors import InputError
 GAIN = 0.25  # c_c = c_e of the paper: share of the error corrected, and of the confidence renewed, by one sample
 LEAST_HEIGHT_MS = 0.01
 MAX_RTT_MS = 10_000.0
+SETTLED = 0.3  # expected relative error from which a coordinate is acted upon
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,14 @@ class NetworkMap:
 
     def __init__(self) -> None:
         self.coordinates: dict[str, Coordinate] = {}
+        self.sites: dict[str, None] = {}  # whatever was measured to, in order of appearance
 
     def measured(self, source: str, target: str, rtt_ms: float) -> None:
         """`source` measured a round trip to `target`; only `source` moves. Raises `InputError`."""
         own, other = self.coordinates.get(source, Coordinate()), self.coordinates.get(target, Coordinate())
         self.coordinates[source] = moved(own, other, rtt_ms, f"{source}>{target}")
         self.coordinates.setdefault(target, other)
+        self.sites[target] = None
 
     def rtt_ms(self, a: str, b: str) -> float:
         """Predicted round trip. Raises `InputError` for a node that nobody has measured."""
@@ -77,3 +80,8 @@ class NetworkMap:
     def nearest(self, node: str, sites: Iterable[str]) -> str:
         """The site with the least predicted round trip: what `Tree.join` takes as an agent's `group`."""
         return min(sites, key=lambda site: (self.rtt_ms(node, site), site))
+
+    def place(self, node: str, *, otherwise: str) -> str:
+        """The nearest site once the node's coordinate predicts within `SETTLED`; until then `otherwise`."""
+        own = self.coordinates.get(node)
+        return self.nearest(node, self.sites) if own is not None and own.error <= SETTLED else otherwise

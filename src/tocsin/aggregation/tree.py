@@ -73,6 +73,10 @@ class Tree:
         except KeyError:
             raise UnknownAgent(f"no agent {agent_id!r} in the tree") from None
 
+    def group_of(self, agent_id: str) -> str:
+        self.region_of(agent_id)
+        return self._group_of[agent_id]
+
     def ancestor(self, agent_id: str, level: int) -> str:
         """The node at `level` (1..3, 3 = root) above an agent."""
         if level >= 3:

@@ -16,6 +16,7 @@ Decoders let only `WireError` escape.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -166,6 +167,7 @@ def _sint(value: int) -> bytes:
     return _uint(value << 1 if value >= 0 else (-value << 1) - 1)
 
 
+@lru_cache(maxsize=4096)
 def _text(value: str) -> bytes:
     raw = value.encode()
     if len(raw) > NAME_BYTES:
