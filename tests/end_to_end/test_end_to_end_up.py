@@ -95,7 +95,7 @@ def test_a_hijacked_agent_is_certified_and_the_certificate_holds_offline(tmp_pat
     assert checked["agent_id"] == "clerk-03"
     assert len(checked["signers"]) >= 3
 
-    after = run("agents", "--data", data, "--json")
+    after = run("agents", "--data", data, "--limit", 100, "--json")
     assert after.returncode == 0, after.stderr
     rows = json.loads(after.stdout)
     assert len(rows) == AGENTS
