@@ -27,9 +27,11 @@ N_BETS = BETS.shape[0]
 START, STOP = 1.0 / 200.0, 1.0 / 500.0  # chance per event that a shift begins, or ends
 FORGET = 1.0 / 20.0  # the same end for the belief, which is about now
 TOLERANCE = 1.5
-CONTRAST_TOLERANCE = 0.1
+CONTRAST_TOLERANCE = 0.15
 LEVEL_RATE = 1.0 / 16.0
+CONTRAST_VARIANCE = 1.0 + LEVEL_RATE / (2.0 - LEVEL_RATE)  # the level is itself estimated
 MIN_FLEET = 20  # agents from which a common shift of the fleet is subtracted
+COMMON = 0.3  # of a scale: a smaller shift of the fleet's median may be the compromised agents' own doing
 CAP = 1e120
 
 
@@ -180,17 +182,19 @@ def _judge(
             for j in range(d):
                 if math.isnan(values[i, j]):
                     continue
-                residual = values[i, j] - location[a, c, j] - fleet[c, j]
+                residual = values[i, j] - location[a, c, j]
                 if rate > 0.0:
-                    fleet[c, j] += rate * scale[a, j] * (1.0 if residual > 0.0 else -1.0)
+                    fleet[c, j] += rate * scale[a, j] * (1.0 if residual > fleet[c, j] else -1.0)
+                    if abs(fleet[c, j]) > COMMON * scale[a, j]:
+                        residual -= fleet[c, j]
                 z = (residual - phi[a, j] * memory[a, j, 0] * memory[a, j, 1]) / scale[a, j]
                 memory[a, j, 0], memory[a, j, 1] = residual, 1.0
                 g = normal_score(z, knots[own[a], j], levels)
                 _step(wealth[a, j, 0], 1.0, g, TOLERANCE if split else 0.0)
                 if split:
                     y = g - memory[a, j, 2]
-                    _step(wealth[a, j, coarse[i]], 1.0, y, CONTRAST_TOLERANCE)
-                    _step(wealth[a, j, fine[i]], 1.0, y, CONTRAST_TOLERANCE)
+                    _step(wealth[a, j, coarse[i]], CONTRAST_VARIANCE, y, CONTRAST_TOLERANCE)
+                    _step(wealth[a, j, fine[i]], CONTRAST_VARIANCE, y, CONTRAST_TOLERANCE)
                     memory[a, j, 2] += LEVEL_RATE * (min(max(g, -3.0), 3.0) - memory[a, j, 2])
             log_e[i], belief[i] = _merged(wealth[a], n_coarse, n_fine)
 

@@ -17,7 +17,6 @@ F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
 OWN_SHAPE_ROWS = 1000  # baseline rows from which an agent's own quantiles replace the fleet's
-SHRINK_ROWS = 30  # rows of fleet that an agent's scale is averaged with
 MAX_PHI = 0.98
 MAX_SCORE = 6.0
 # Probabilities of the quantile knots: dense in the tails, symmetric.
@@ -120,11 +119,19 @@ def _memory(a: I32, residual: F64, agents: int) -> F64:
 
 
 def _scales(a: I32, x: F64, agents: int, spread: float) -> F64:
-    """Standard deviation of each agent, averaged with the fleet's as if that were SHRINK_ROWS rows."""
+    """Standard deviation of each agent, shrunk to the fleet's by reliability, one posterior deviation on the safe side.
+
+    A scale taken too small turns every event into evidence; where agents do not differ the shrinkage is complete.
+    """
     rows = np.bincount(a, minlength=agents)
-    square = np.bincount(a, x * x, agents)
     fleet = float(x @ x / x.shape[0])
-    variance = (square + SHRINK_ROWS * fleet) / (rows + SHRINK_ROWS)
+    own = np.where(rows > 1, np.bincount(a, x * x, agents) / np.maximum(rows, 1), fleet)
+    kurtosis = float(np.mean(np.minimum(x * x / max(fleet, 1e-300), 50.0) ** 2))
+    sampling = own**2 * max(kurtosis - 1.0, 0.5) / np.maximum(rows, 1)
+    known = rows > 1
+    between = max(float(np.mean((own[known] - fleet) ** 2 - sampling[known])), 0.0) if known.any() else 0.0
+    weight = between / (between + sampling + 1e-300)
+    variance = fleet + weight * (own - fleet) + np.sqrt(weight * sampling)
     return np.maximum(np.sqrt(variance), 1e-3 * spread + 1e-12)
 
 
