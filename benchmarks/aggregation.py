@@ -155,9 +155,9 @@ def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
     now, times, packets = 10_000 * SECOND, list[float](), list[float]()
     hierarchy.pump(now)
     for _ in range(50):
-        now += 11 * SECOND
+        now += 21 * SECOND
         hierarchy.pump(now)  # heartbeats leave here, so that they are not charged to the event
-        now += 6 * SECOND
+        now += 19 * SECOND // 2
         before, start = hierarchy.packets, time.perf_counter()
         hierarchy.observe(one)
         hierarchy.pump(now)

@@ -154,7 +154,12 @@ def _get_tokens(raw: U8, position: int, out: I64) -> int:
     return position
 
 
+_SHORT = [bytes((k,)) for k in range(128)]
+
+
 def _uint(value: int) -> bytes:
+    if 0 <= value < 128:
+        return _SHORT[value]
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -185,6 +190,9 @@ class _Reader:
         self.position = position
 
     def uint(self, limit: int) -> int:
+        if self.position < len(self.raw) and (first := self.raw[self.position]) <= min(limit, 127):
+            self.position += 1
+            return first
         value = shift = 0
         while True:
             if self.position >= len(self.raw):
