@@ -7,7 +7,7 @@ from collections import deque
 from tocsin.consensus import journal
 from tocsin.consensus.cut import cut_root, empty_cut, is_well_formed
 from tocsin.consensus.dissemination import Dissemination
-from tocsin.consensus.evidence_log import Conflict, Gap
+from tocsin.consensus.evidence_log import Conflict, EvidenceLog, Gap
 from tocsin.consensus.fold import Fold
 from tocsin.consensus.inputs import ConsensusConfig
 from tocsin.consensus.messages import ENVELOPE, Certificates, Certified, Cut, Decide, PhaseName, Propose, Sync, Votes
@@ -67,6 +67,16 @@ class Learner:
     def refused(self) -> dict[str, int]:
         """Refused evidence, reason -> count."""
         return dict(self._evidence.log.refused)
+
+    @property
+    def evidence_log(self) -> EvidenceLog:
+        """Every monitor's chain of evidence as held here; to be read only."""
+        return self._evidence.log
+
+    @property
+    def settled(self) -> bool:
+        """Whether all evidence held here is in a certified cut."""
+        return self._newest_cut() == self._cut
 
     # --- the value agreed on
 

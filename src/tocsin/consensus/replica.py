@@ -14,7 +14,7 @@ import msgspec
 from tocsin.consensus import journal, view_change
 from tocsin.consensus.cut import cut_root, is_well_formed
 from tocsin.consensus.dissemination import PULL_TIMER
-from tocsin.consensus.evidence_log import EvidenceLog, Gap
+from tocsin.consensus.evidence_log import Gap
 from tocsin.consensus.fold import Fold
 from tocsin.consensus.inputs import ConsensusConfig, Input, SubmitEvidence
 from tocsin.consensus.learner import Learner
@@ -35,11 +35,7 @@ from tocsin.consensus.messages import (
     TimeoutCertificate,
     Vote,
 )
-from tocsin.consensus.quorum import (
-    leader_of,
-    sign_vote,
-    vote_holds,
-)
+from tocsin.consensus.quorum import leader_of, sign_vote, vote_holds
 from tocsin.errors import InternalError, WireError
 from tocsin.model.posterior import Decision, Preview
 from tocsin.model.steps import Effect, Fired, Received
@@ -76,16 +72,6 @@ class Replica(Learner):
     def view(self) -> int:
         """View of the current epoch; 0 unless a leader failed."""
         return self._promises.view
-
-    @property
-    def evidence_log(self) -> EvidenceLog:
-        """Every monitor's chain of evidence as held here; to be read only."""
-        return self._evidence.log
-
-    @property
-    def settled(self) -> bool:
-        """Whether all evidence held here is in a certified cut."""
-        return self._newest_cut() == self._cut
 
     def _begin_epoch(self) -> None:
         super()._begin_epoch()
@@ -127,18 +113,16 @@ class Replica(Learner):
         return self._out.drain()
 
     def _start(self) -> None:
-        for decision in self._unannounced:
-            self._out.emit("decided", decision)
-        self._unannounced.clear()
-        if self._roster.n > 1:
-            self._out.broadcast(Sync(self._epoch))
+        while self._unannounced:
+            self._out.emit("decided", self._unannounced.pop(0))
+        self._out.broadcast(Sync(self._epoch))
         self._evidence.rebroadcast(self._cut, self._newest_cut())
-        promises = self._promises
-        if promises.timeout is not None and promises.timeout.view == promises.view:
-            self._out.broadcast(promises.timeout)
-            self._on_timeout(self._me, promises.timeout)
-        elif promises.proposal is not None and promises.proposal.view == promises.view:
-            self._repropose(promises.proposal)
+        timeout, proposal = self._promises.timeout, self._promises.proposal
+        if timeout is not None and timeout.view == self.view:
+            self._out.broadcast(timeout)
+            self._on_timeout(self._me, timeout)
+        elif proposal is not None and proposal.view == self.view:
+            self._repropose(proposal)
 
     def _receive(self, source: int, body: bytes) -> None:
         if source == self._me or not 0 <= source < self._roster.n:
@@ -194,8 +178,7 @@ class Replica(Learner):
 
     def _end_epoch(self) -> None:
         self._disarm()
-        if self._gathering:
-            self._out.cancel(f"propose {self._epoch}")
+        self._out.cancel(f"propose {self._epoch}")
 
     def _disarm(self) -> None:
         if self._armed:
