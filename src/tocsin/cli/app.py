@@ -53,6 +53,9 @@ def up(
     warmup: Annotated[
         int | None, typer.Option(help="Events of an agent that are learned before it is judged.  [default: 200]")
     ] = None,
+    accept_any_time: Annotated[
+        bool, typer.Option("--accept-any-time", help="Take event times as they come: for recorded telemetry.")
+    ] = False,
 ) -> None:
     """Run tocsin until interrupted: receive OpenTelemetry, learn, judge, certify.
 
@@ -69,7 +72,7 @@ def up(
         "consensus.monitors": monitors,
         "learning.warmup_events": warmup,
     }
-    run_up(flags)
+    run_up(flags, accelerated=accept_any_time)
 
 
 @app.command()

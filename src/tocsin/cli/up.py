@@ -10,12 +10,12 @@ from tocsin.cli.out import bold, note, percent, safe, say
 from tocsin.model.verdict import Verdict
 
 
-def run_up(flags: dict[str, str | int | None]) -> None:
+def run_up(flags: dict[str, str | int | None], *, accelerated: bool) -> None:
     """Serve until interrupted; exit code 0 after an orderly stop."""
     from tocsin.serve import open_server
 
     chosen = settings(flags).settings
-    server = open_server(chosen)
+    server = open_server(chosen, accelerated=accelerated)
     try:
         server.service.on_verdict(_announce)
         if server.service.logged_events:

@@ -156,7 +156,7 @@ class Engine:
             "agents_judged": detector.fleet_size,
             "evidence_stated": sum(m.evidence_stated for m in self.monitors),
             "verdicts": len(self.verdicts),
-            "agents_flagged": len({v.agent_id for v in self.verdicts.values() if v.decision == "compromised"}),
+            "agents_flagged": sum(entry.flagged for entry in self.entries.values()),
             "epoch": self.decided_epoch,
             "monitors": self.roster.n,
             "tolerated_faults": self.roster.f,
