@@ -15,7 +15,8 @@ import numpy as np
 from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numpy.typing import NDArray
 
-from tocsin.detection.numeric_fit import SCORES, Shape, fit_shape, normal_score
+from tocsin.detection.joint import Machine, beliefs, fit_machines
+from tocsin.detection.numeric_fit import OWN_SHAPE_ROWS, SCORES, Shape, fit_shape, normal_score
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -33,6 +34,8 @@ CONTRAST_VARIANCE = 1.0 + LEVEL_RATE / (2.0 - LEVEL_RATE)  # the level is itself
 MIN_FLEET = 20  # agents from which a common shift of the fleet is subtracted
 COMMON = 0.3  # of a scale: a smaller shift of the fleet's median may be the compromised agents' own doing
 CAP = 1e120
+POWERS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+HELD_OUT_NATS = 2.0  # highest log wealth that held-back baseline may reach
 
 
 class NumericChannel:
@@ -50,6 +53,7 @@ class NumericChannel:
         self._rows: list[tuple[I32, I32, F64]] = []
         self._kept = 0
         self._shape: Shape | None = None
+        self._machines: dict[int, Machine] = {}
         self._wealth = np.zeros((0, 0, 0, 0, 0))
         self._memory = np.zeros((0, 0, 4))
         self._fleet = np.zeros((0, 0))
@@ -62,8 +66,36 @@ class NumericChannel:
         context = np.concatenate([part[1] for part in self._rows])
         values = np.concatenate([part[2] for part in self._rows])
         self._rows = [(agent, context, values)]
-        self._shape = fit_shape(agent, context, values, int(agent.max()) + 1, max(len(self._contexts), 1))
+        agents, contexts = int(agent.max()) + 1, max(len(self._contexts), 1)
+        self._shape = fit_shape(agent, context, values, agents, contexts)
+        self._shape.temper = self._tempers(agent, context, values, agents, contexts)
+        self._machines = fit_machines(agent, values)
         self._fleet = np.zeros((len(self._contexts), values.shape[1]))
+
+    def _tempers(self, agent: I32, context: I32, values: F64, agents: int, contexts: int) -> F64:
+        """Per agent and feature the largest power at which held-back baseline of a long baseline stays unremarkable."""
+        temper = np.ones((agents, values.shape[1]))
+        rows = np.bincount(agent, minlength=agents)
+        rich = rows >= 2 * OWN_SHAPE_ROWS
+        if not rich.any():
+            return temper
+        rank = np.empty(agent.shape[0], np.int64)
+        order = np.argsort(agent, kind="stable")
+        rank[order] = np.arange(agent.shape[0]) - np.repeat(np.cumsum(rows) - rows, rows)
+        chosen = rich[agent]
+        learn, held = chosen & (2 * rank < rows[agent]), chosen & (2 * rank >= rows[agent])
+        half = fit_shape(agent[learn], context[learn], values[learn], agents, contexts)
+        worst = np.empty((agents, values.shape[1]))
+        undecided = np.repeat(rich[:, None], values.shape[1], axis=1)
+        for power in POWERS:
+            _held_out(
+                agent[held], context[held], values[held], half.location, half.phi, half.scale, half.knots, half.own,
+                SCORES, power, worst,
+            )
+            temper[undecided] = power
+            undecided &= worst > HELD_OUT_NATS
+        temper[undecided] = 0.0
+        return temper
 
     def observe(
         self, agent: I32, phase: I8, context: I32, labels: tuple[str, ...], values: F64, names: tuple[str, ...],
@@ -88,10 +120,13 @@ class NumericChannel:
         parent = np.array(self._parent, np.int64) + 1
         _judge(
             agent, phase, known, parent[code], code + 1 + len(self._coarse), values,
-            shape.location, shape.phi, shape.scale, shape.knots, shape.own, SCORES,
+            shape.location, shape.phi, shape.scale, shape.knots, shape.own, shape.temper, SCORES,
             self._fleet, 1.0 / max(agents, 1) if agents >= MIN_FLEET else 0.0,
             len(self._coarse), len(self._contexts), self._wealth, self._memory, log_e, belief,
         )
+        for machine in self._machines.keys() & set(np.unique(agent).tolist()):
+            rows = np.flatnonzero((agent == machine) & ~base)
+            belief[rows] = beliefs(self._machines[machine], values[rows])
 
     def contributions(self, agent_index: int) -> list[tuple[str, float, str]]:
         """(feature, nats of its strongest bet now, direction) for one agent."""
@@ -148,13 +183,12 @@ class NumericChannel:
 
 
 @njit(cache=True, nogil=True)
-def _step(w: F64, scale: float, g: float, tolerance: float) -> float:
-    """One event of one scope: `w` `(bets, 4)` = waiting and betting mass of e-process and belief. Returns nothing new
-    but the change of the mean wealth is read by the caller."""
+def _step(w: F64, scale: float, g: float, tolerance: float, temper: float) -> None:
+    """One event of one scope: `w` `(bets, 4)` = waiting and betting mass of the e-process and of the belief."""
     for k in range(BETS.shape[0]):
         b = BETS[k]
         excess = g * b / abs(b) - tolerance
-        gain = math.exp(abs(b) * excess - 0.5 * b * b * scale)
+        gain = math.exp(temper * (abs(b) * excess - 0.5 * b * b * scale))
         wait, bet = w[k, 0], w[k, 1]
         w[k, 0] = min(wait * (1.0 - START) + bet * STOP, CAP)
         w[k, 1] = min((bet * (1.0 - STOP) + wait * START) * gain, CAP)
@@ -163,12 +197,32 @@ def _step(w: F64, scale: float, g: float, tolerance: float) -> float:
         total = max(fresh, 1e-30)
         w[k, 2] = 1.0
         w[k, 3] = min(held / total, CAP)
-    return 0.0
+
+
+@njit(cache=True, nogil=True)
+def _held_out(agent, context, values, location, phi, scale, knots, own, levels, power, worst):  # type: ignore[no-untyped-def]
+    """Fill `worst` `(a, j)` with the highest log wealth, bets averaged, that held-back baseline rows reach."""
+    agents, d = worst.shape
+    wealth, last = np.zeros((agents, d, BETS.shape[0], 4)), np.zeros((agents, d, 2))
+    wealth[:, :, :, 0] = 1.0
+    wealth[:, :, :, 2] = 1.0
+    worst[:] = -1e9
+    for i in range(agent.shape[0]):
+        a, c = agent[i], context[i]
+        for j in range(d):
+            if math.isnan(values[i, j]):
+                continue
+            residual = values[i, j] - location[a, c, j]
+            z = (residual - phi[a, j] * last[a, j, 0] * last[a, j, 1]) / scale[a, j]
+            last[a, j, 0], last[a, j, 1] = residual, 1.0
+            _step(wealth[a, j], 1.0, normal_score(z, knots[own[a], j], levels), 0.0, power)
+            mean = wealth[a, j, :, :2].sum() / BETS.shape[0]
+            worst[a, j] = max(worst[a, j], math.log(mean))
 
 
 @njit(cache=True, nogil=True)
 def _judge(
-    agent, phase, context, coarse, fine, values, location, phi, scale, knots, own, levels,
+    agent, phase, context, coarse, fine, values, location, phi, scale, knots, own, temper, levels,
     fleet, rate, n_coarse, n_fine, wealth, memory, log_e, belief,
 ):  # type: ignore[no-untyped-def]
     d = values.shape[1]
@@ -190,11 +244,11 @@ def _judge(
                 z = (residual - phi[a, j] * memory[a, j, 0] * memory[a, j, 1]) / scale[a, j]
                 memory[a, j, 0], memory[a, j, 1] = residual, 1.0
                 g = normal_score(z, knots[own[a], j], levels)
-                _step(wealth[a, j, 0], 1.0, g, TOLERANCE if split else 0.0)
+                _step(wealth[a, j, 0], 1.0, g, TOLERANCE if split else 0.0, temper[a, j])
                 if split:
                     y = g - memory[a, j, 2]
-                    _step(wealth[a, j, coarse[i]], CONTRAST_VARIANCE, y, CONTRAST_TOLERANCE)
-                    _step(wealth[a, j, fine[i]], CONTRAST_VARIANCE, y, CONTRAST_TOLERANCE)
+                    _step(wealth[a, j, coarse[i]], CONTRAST_VARIANCE, y, CONTRAST_TOLERANCE, temper[a, j])
+                    _step(wealth[a, j, fine[i]], CONTRAST_VARIANCE, y, CONTRAST_TOLERANCE, temper[a, j])
                     memory[a, j, 2] += LEVEL_RATE * (min(max(g, -3.0), 3.0) - memory[a, j, 2])
             log_e[i], belief[i] = _merged(wealth[a], n_coarse, n_fine)
 

@@ -41,13 +41,16 @@ SCORES[LEVELS.shape[0] // 2] = 0.0
 @dataclass(slots=True)
 class Shape:
     """Per agent a, context c, feature j: `location` (a, c, j); `phi`, `scale` (a, j); `knots` (a or fleet, j, q);
-    `own` (a,) is 1 where an agent's own knots are at index a + 1 of `knots`, else the fleet's at 0 apply."""
+    `own` (a,) is 1 where an agent's own knots are at index a + 1 of `knots`, else the fleet's at 0 apply.
+    `temper` (a, j) in [0, 1]: bets are raised to this power; less than 1 where held-back baseline behaved worse than
+    the model (1 for short baselines, which cannot tell)."""
 
     location: F64
     phi: F64
     scale: F64
     knots: F64
     own: NDArray[np.int64]
+    temper: F64
 
 
 def fit_shape(agent: I32, context: I32, values: F64, agents: int, contexts: int) -> Shape:
@@ -77,7 +80,7 @@ def fit_shape(agent: I32, context: I32, values: F64, agents: int, contexts: int)
         knots[0, j] = np.quantile(standard, LEVELS)
         for agent_rich in rich:
             knots[own[agent_rich], j] = np.quantile(standard[a == agent_rich], LEVELS)
-    return Shape(location, phi, scale, knots, own)
+    return Shape(location, phi, scale, knots, own, np.ones((agents, d)))
 
 
 def _locations(a: I32, c: I32, x: F64, agents: int, contexts: int) -> F64:
