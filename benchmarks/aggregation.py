@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks._harness import Bench, main, percentile
 from tocsin.aggregation.hierarchy import Hierarchy
+from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.summary import Summary, vector_size
 from tocsin.aggregation.tree import Tree
 from tocsin.model.baseline import Level
@@ -170,7 +171,7 @@ def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
 def scaling(bench: Bench) -> None:
     """R1.7: time to establish everything over n, 16 events an agent; exponent by least squares on logarithms."""
     sizes = [100, 1_000, 10_000] if bench.quick else [100, 1_000, 10_000, 100_000]
-    seconds: list[float] = []
+    seconds, held = list[float](), list[float]()
     for n in sizes:
         batches = list(fleet(n, 16, 3))
         runs, hierarchy = list[float](), Hierarchy()
@@ -184,8 +185,10 @@ def scaling(bench: Bench) -> None:
         seconds.append(min(runs))
         bench.record(f"establish {n} agents", seconds[-1], unit="s", requirement="R1.7")
         node = max(hierarchy.nodes.values(), key=lambda a: len(a.slots))
-        held = (len(node.slots) + 2) * node.total.counts.nbytes
-        bench.record(f"summaries held by the busiest node of {n} agents", held / 1024, unit="KiB", requirement="R1.11")
+        held.append((len(node.slots) + 2) * node.total.counts.nbytes / 1024)
+        bench.record(f"summaries held by the busiest node of {n} agents", held[-1], unit="KiB", requirement="R1.11")
+    growth = held[-1] / held[1] / (math.log(sizes[-1]) / math.log(sizes[1]))
+    bench.record("growth of the busiest node over that of log n", growth, unit="x", requirement="R1.11", bound="<= 1")
     exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
     bench.record("scaling exponent of establishment", exponent, unit="", requirement="R1.7", bound="< 1.25")
 
@@ -209,10 +212,37 @@ def tree(bench: Bench) -> None:
         bench.record(f"depth at {n} agents", one.depth, unit="levels", requirement="R1.2", bound="<= 4")
 
 
+def placement(bench: Bench) -> None:
+    """R1.1: nearest of 12 sites by coordinates against a random site; three continents, access links, 10 % noise."""
+    mean, p99 = list[float](), list[float]()
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        sites, nodes = [f"site-{k}" for k in range(12)], [f"node-{k}" for k in range(300)]
+        names = sites + nodes
+        continents = np.repeat([[0.0, 0.0], [80.0, 0.0], [40.0, 120.0]], 104, axis=0)
+        point = rng.permutation(continents) + rng.normal(0, 8, (312, 2))
+        access = rng.exponential(3, 312)
+        plane = np.hypot(*(point[:, None] - point[None, :12]).T).T
+        rtt = (plane + access[:, None] + access[None, :12]) * rng.uniform(0.9, 1.1, (312, 12)) + 0.1
+        network = NetworkMap()
+        for _ in range(60):
+            for k, name in enumerate(names):
+                site = int(rng.integers(12))
+                if site != k:
+                    network.measured(name, sites[site], float(rtt[k, site]))
+        ours = [float(rtt[k, sites.index(network.nearest(names[k], sites))]) for k in range(12, 312)]
+        chance = [float(rtt[k, rng.integers(12)]) for k in range(12, 312)]
+        mean.append(sum(ours) / sum(chance))
+        p99.append(percentile(ours, 99) / percentile(chance, 99))
+    bench.record_all("path latency against random placement, mean", mean, unit="x", requirement="R1.1", bound="< 1")
+    bench.record_all("path latency against random placement, p99", p99, unit="x", requirement="R1.1", bound="< 1")
+
+
 def measure(bench: Bench) -> None:
     kernels(bench)
     sums(bench)
     tree(bench)
+    placement(bench)
     whole_fleet(bench)
     scaling(bench)
 
