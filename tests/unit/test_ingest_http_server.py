@@ -251,6 +251,27 @@ def test_overload_says_when_to_come_back_and_loses_nothing(server: Server) -> No
     assert server.sink.events() == [("a", "t1"), ("a", "t2")]
 
 
+def test_a_refused_request_keeps_what_it_released_of_earlier_ones(server: Server) -> None:
+    child = ExportTraceServiceRequest()
+    child.resource_spans.add().scope_spans.add().spans.add(
+        trace_id=b"t" * 16, span_id=b"c" * 8, parent_span_id=b"r" * 8, name="execute_tool x", end_time_unix_nano=T0
+    )
+    assert server.ask(child.SerializeToString(), PROTOBUF)[0] == 200
+    assert server.counters()["waiting"] == 1
+    root = ExportTraceServiceRequest()
+    span = (
+        root.resource_spans.add()
+        .scope_spans.add()
+        .spans.add(trace_id=b"t" * 16, span_id=b"r" * 8, name="invoke_agent a", end_time_unix_nano=T0)
+    )
+    span.attributes.add(key="tocsin.agent.id").value.string_value = "a"
+    server.sink.refuse = Overloaded("queue is full")
+    assert server.ask(root.SerializeToString(), PROTOBUF)[0] == 503
+    server.sink.refuse = None
+    assert server.ask(root.SerializeToString(), PROTOBUF)[0] == 200
+    assert sorted(server.sink.events()) == [("a", "_final"), ("a", "x")]
+
+
 def test_a_storage_failure_is_not_acknowledged(server: Server) -> None:
     server.sink.refuse = StorageError("disk is full")
     assert server.ask(request(1).SerializeToString(), PROTOBUF)[0] == 503

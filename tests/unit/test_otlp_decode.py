@@ -169,7 +169,9 @@ def test_too_many_spans_are_refused_before_they_are_parsed() -> None:
     scope = b"\x12" + varint(len(spans)) + spans
     body = b"\x0a" + varint(len(scope)) + scope
     with pytest.raises(TooLarge, match="spans"):
-        otlp.decode_traces(body, WANTED)
+        otlp.decode_traces(body + b"\xff", WANTED)  # the parser would refuse the last byte as malformed
+    with pytest.raises(WireError, match="not an OTLP"):
+        otlp.decode_traces(body[:-2000] + b"\xff" * 2000, WANTED)
     with pytest.raises(TooLarge, match="spans"):
         otlp_json.decode_traces(json.dumps(request(*[{}] * (MAX_SPANS + 1))).encode(), WANTED)
 
@@ -193,6 +195,14 @@ def test_too_many_json_objects_are_refused_before_they_are_parsed() -> None:
 def test_malformed_json_is_a_wire_error(body: bytes) -> None:
     with pytest.raises(WireError):
         otlp_json.decode_traces(body, WANTED)
+
+
+def test_a_value_nested_without_end_is_a_wire_error() -> None:
+    start = b'{"resourceSpans":[{"resource":{"attributes":[{"key":"agent","value":'
+    with pytest.raises(WireError, match="recursion"):
+        otlp_json.decode_traces(start + b'{"arrayValue":{"values":[' * 50_000, WANTED)
+    with pytest.raises(WireError):
+        otlp_json.decode_traces(b'{"unknown":' + b"[" * 100_000, WANTED)
 
 
 @pytest.mark.parametrize("body", [b"\x0a", b"\x0a\xff", b"\xff" * 20, b"\x0a\x02\x12\x05"])

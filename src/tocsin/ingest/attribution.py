@@ -15,6 +15,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, cast
 
+import numpy as np
+
 from tocsin.ingest import names
 from tocsin.ingest.catalogue import EFFECTS, effect_of
 from tocsin.ingest.ragged import text_hash
@@ -80,6 +82,7 @@ class Attributor:
         `now_ns` is the receiver's clock; offsets and phases are admission's to set.
         """
         resources = [_Resource(attributes) for attributes in spans.resources]
+        event_ids = _event_ids(spans)
         ready: list[Row] = []
         touched: dict[int, Trace] = {}
         for i in range(len(spans)):
@@ -91,7 +94,7 @@ class Attributor:
             trace = self._buffer.add(trace_id, span_id, link, now_ns)
             if link.agent or link.tool or not link.parent:
                 touched[id(trace)] = trace
-            row = self._row(spans, i, resource, operation, trace, link.tool)
+            row = self._row(spans, i, resource, operation, trace, link.tool, event_ids[i])
             if row is None:
                 self.counts[IGNORED] += 1
             elif link.agent and not row.mcp:
@@ -139,7 +142,7 @@ class Attributor:
         return row
 
     def _row(
-        self, spans: SpanColumns, i: int, resource: _Resource, operation: str, trace: Trace, tool: str
+        self, spans: SpanColumns, i: int, resource: _Resource, operation: str, trace: Trace, tool: str, event_id: int
     ) -> Row | None:
         attributes = spans.attributes[i]
         metrics = _metrics(attributes)
@@ -148,8 +151,8 @@ class Attributor:
         signature = attributes.get("tocsin.prompt.signature")
         if isinstance(signature, str):
             self._sessions.signature(key, signature)
-        elif (raw := names.first(attributes, names.RAW_INPUT)) is not None:
-            self._sessions.messages(key, raw)
+        elif names.RAW_INPUT[0] in attributes:
+            self._sessions.messages(key, attributes[names.RAW_INPUT[0]])
         if kind == METRIC and metrics is None:
             return None
         error = spans.error[i] or _failed(attributes)
@@ -169,7 +172,7 @@ class Attributor:
         if kind in (CHAT, FINAL) and (length := output_length(attributes)) is not None:
             values[5] = length
         return Row(
-            event_id=_event_id(spans.trace_id[i], spans.span_id[i]),
+            event_id=event_id,
             t_ns=spans.end_ns[i],
             kind=kind,
             action=action,
@@ -292,9 +295,11 @@ def session_hash(conversation: str) -> int:
     return text_hash("conversation " + conversation)
 
 
-def _event_id(trace_id: bytes, span_id: bytes) -> int:
-    """Never 0. Ids are random by the conventions; whoever can forge the one can forge the other."""
-    return _number(trace_id[8:]) ^ _number(span_id) or 1
+def _event_ids(spans: SpanColumns) -> list[int]:
+    """Of trace and span id, never 0. Ids are random by the conventions; whoever can forge the one can forge both."""
+    traces = np.frombuffer(b"".join(spans.trace_id), "<i8")[1::2]
+    ids = traces ^ np.frombuffer(b"".join(spans.span_id), "<i8")
+    return np.where(ids == 0, 1, ids).tolist()
 
 
 def _number(data: bytes) -> int:

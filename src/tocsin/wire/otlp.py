@@ -115,13 +115,14 @@ def decode_traces(body: bytes, wanted: Wanted) -> SpanColumns:
     request = ExportTraceServiceRequest()
     _parse(request, body)
     columns = SpanColumns()
+    add = columns.add
     for resource_spans in request.resource_spans:
         columns.resources.append(_attributes(resource_spans.resource.attributes, wanted, columns))
         for scope_spans in resource_spans.scope_spans:
             if len(columns) + len(scope_spans.spans) > MAX_SPANS:
                 raise TooLarge(f"request carries more than {MAX_SPANS} spans", remedy="export smaller batches")
             for span in scope_spans.spans:
-                columns.add(
+                add(
                     span.trace_id,
                     span.span_id,
                     span.parent_span_id,
