@@ -131,6 +131,14 @@ def test_deep_nesting_is_refused(nested: bytes) -> None:
         ENVELOPE.decode(b"\x01" + nested)
 
 
+def test_deep_nesting_behind_a_valid_message_is_refused() -> None:
+    """Fields beyond the known ones are skipped, however deep they nest."""
+    vote = MESSAGES[0]
+    assert vote[1] == 0x97
+    with pytest.raises(WireError):
+        ENVELOPE.decode(vote[:1] + b"\x98" + vote[2:] + b"\x91" * 100_000 + b"\xc0")
+
+
 @pytest.mark.parametrize("nested", [b"[" * 100_000, b'{"roster":' * 50_000])
 def test_deep_json_is_refused(nested: bytes) -> None:
     with pytest.raises(WireError):

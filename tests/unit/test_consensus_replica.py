@@ -10,9 +10,21 @@ import msgspec
 import pytest
 
 from tocsin.consensus import journal
-from tocsin.consensus.certificate import verify_verdict
+from tocsin.consensus.certificate import verify_certificate, verify_verdict
 from tocsin.consensus.inputs import MILLISECOND_NS, Start, SubmitEvidence
-from tocsin.consensus.messages import ENVELOPE, Certificates, Decide, EvidenceMessage, Fork, Propose, Sync, Vote
+from tocsin.consensus.messages import (
+    ENVELOPE,
+    Certificates,
+    Decide,
+    EvidenceMessage,
+    Fork,
+    Prepared,
+    Propose,
+    Sync,
+    Timeout,
+    Vote,
+)
+from tocsin.consensus.quorum import certificate_of
 from tocsin.consensus.replica import ConsensusConfig, Decision, Replica
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import InternalError, StorageCorrupt, VerificationError
@@ -325,6 +337,39 @@ def test_a_replica_needs_its_own_key() -> None:
         Replica(ROSTER, 1, SIGNERS[0], FleetPosterior(ROSTER), ConsensusConfig())
 
 
+def test_no_commit_vote_after_giving_up() -> None:
+    cluster = Cluster()
+    late: list[Any] = []
+
+    def drop(_source: int, target: int, message: Any) -> bool:
+        if isinstance(message, Prepared) and target in (1, 2):
+            late.append(message)
+            return True
+        return isinstance(message, Timeout)
+
+    cluster.drop = drop
+    cluster.state()
+    cluster.run(1_000)
+    commits = {i for i, m in cluster.sent if isinstance(m, Vote) and m.phase == "C"}
+    assert commits == {3}  # and the leader, which counts its own
+    assert any(i == 1 and isinstance(m, Timeout) for i, m in cluster.sent)
+    cluster.give(1, Received(0, ENVELOPE.encode(late[0])))
+    assert not any(i == 1 and isinstance(m, Vote) and m.phase == "C" for i, m in cluster.sent)
+    assert cluster.replicas[1].view == 0
+
+
+def test_no_prepare_vote_after_giving_up() -> None:
+    cluster = Cluster()
+    cluster.drop = lambda _, target, message: target == 1 and isinstance(message, EvidenceMessage | Prepared | Decide)
+    cluster.state(by=[0, 2, 3])
+    cluster.run(1_000)
+    assert any(i == 1 and isinstance(m, Timeout) for i, m in cluster.sent)
+    for source, message in list(cluster.sent):
+        if isinstance(message, EvidenceMessage):
+            cluster.give(1, Received(source, ENVELOPE.encode(message)))
+    assert not any(i == 1 and isinstance(m, Vote) and m.view == 0 and m.epoch == 0 for i, m in cluster.sent)
+
+
 # --- verdicts, offline
 
 
@@ -371,6 +416,15 @@ def test_anything_less_does_not_verify() -> None:
         verify_verdict(good, ROSTER, pinned_roster_hash=bytes(32))
     with pytest.raises(VerificationError, match="roster"):
         verify_verdict(good, msgspec.structs.replace(ROSTER, alpha_ppm=20_000))
+
+
+def test_a_prepare_certificate_is_no_decision() -> None:
+    cluster = Cluster()
+    cluster.state()
+    cluster.run()
+    prepared = next(m.certified.votes for _, m in cluster.sent if isinstance(m, Prepared))
+    with pytest.raises(VerificationError, match="commit phase"):
+        verify_certificate(certificate_of(ROSTER, prepared), ROSTER)
 
 
 def test_a_decide_message_carries_its_own_proof() -> None:

@@ -97,3 +97,11 @@ def naive_e_bh(values: list[int], fleet_size: int, alpha_ppm: int) -> int | None
 def test_e_bh_is_the_definition(values: list[int], absent: int, alpha_ppm: int) -> None:
     size = max(1, len(values) + absent)
     assert e_bh_threshold_q32(values, size, alpha_ppm) == naive_e_bh(values, size, alpha_ppm)
+
+
+def test_e_bh_rejects_the_most_it_can() -> None:
+    """At alpha = 1 % of two, one needs ln 200 and two need ln 100 each."""
+    both = [ln_q32(250), ln_q32(120)]
+    assert e_bh_threshold_q32(both, 2, 10_000) == both[1]
+    assert e_bh_threshold_q32([ln_q32(250), ln_q32(90)], 2, 10_000) == both[0]
+    assert e_bh_threshold_q32([ln_q32(150), ln_q32(90)], 2, 10_000) is None

@@ -51,6 +51,7 @@ def test_replacing_leaves_equals_building_anew(items: list[bytes], changes: dict
 def test_an_inner_node_is_no_leaf() -> None:
     a, b = leaf_hash(b"a"), leaf_hash(b"b")
     assert not verify_proof(root([b"a", b"b"]), a + b, 0, ())
+    assert not verify_proof(root([b"a", b"b"]), b"\x01" + a + b, 0, ())
 
 
 def test_an_empty_tree_has_a_root_that_nothing_is_under() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tocsin.errors import InputError, TooLarge, VerificationError, WireError
 from tocsin.model.evidence import CLIP_Q32, Evidence, EvidenceBatch, Reason
-from tocsin.trust.attestation import decode_attestation, encode_attestation
+from tocsin.trust.attestation import attest, decode_attestation, encode_attestation
 from tocsin.trust.keyring import deterministic_signers, roster_hash, roster_of
 from tocsin.wire import limits
 from tocsin.wire.evidence import (
@@ -23,6 +23,7 @@ from tocsin.wire.evidence import (
     open_batch,
     verify_evidence,
 )
+from tocsin.wire.proto import evidence_pb2 as pb
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "evidence_batch.hex"
 SIGNERS = deterministic_signers(b"wire", 4)
@@ -178,3 +179,12 @@ def test_an_attestation_binds_the_index() -> None:
     moved = msgspec.structs.replace(decode_attestation(item.attestation), index=2)
     with pytest.raises(VerificationError):
         verify_evidence(msgspec.structs.replace(item, attestation=encode_attestation(moved)), ROSTER)
+
+
+def test_a_monitor_cannot_attest_in_anothers_name() -> None:
+    item = msgspec.structs.replace(ONE, monitor=2)
+    raw = encode_batch(batch_of(item), SIGNERS[1])
+    batch = pb.EvidenceBatch.FromString(raw)
+    (proof,) = attest(batch.header, batch.signature, list(batch.items))
+    with pytest.raises(VerificationError, match="another monitor"):
+        verify_evidence(msgspec.structs.replace(item, attestation=encode_attestation(proof)), ROSTER)
