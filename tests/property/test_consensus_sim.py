@@ -379,7 +379,7 @@ def campaign(seeds: range, make: type[Recording] = Recording, roster: Roster = R
 
 
 def test_honest_monitors_agree_and_make_progress_under_faults() -> None:
-    found = campaign(range(200))
+    found = campaign(range(150))
     assert found is None, f"seed {found[0]}: {found[1]}"
 
 

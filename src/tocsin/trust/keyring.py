@@ -59,9 +59,7 @@ def roster_to_dict(roster: Roster) -> dict[str, Any]:
 
 def _roster_key(value: object) -> bytes:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ConfigError(
-            "a monitor's public key must be 64 lower-case hex digits", remedy="copy it from `tocsin keys`"
-        )
+        raise ConfigError("a monitor's public key must be 64 lower-case hex digits", remedy="copy it unchanged")
     return bytes.fromhex(value)
 
 
@@ -69,11 +67,13 @@ def roster_from_dict(data: object) -> Roster:
     """Inverse of `roster_to_dict`; raises ConfigError for anything else."""
     if not isinstance(data, dict) or set(cast(dict[Any, Any], data)) != _FIELDS:
         raise ConfigError(
-            f"a roster is an object with {', '.join(sorted(_FIELDS))}", remedy="write it with `tocsin keys`"
+            f"a roster is an object with {', '.join(sorted(_FIELDS))}", remedy="take the roster file that tocsin wrote"
         )
     fields = cast(dict[str, Any], data)
     if not isinstance(fields["net"], str) or not isinstance(fields["keys"], list):
-        raise ConfigError("a roster's net is a string and its keys are a list", remedy="write it with `tocsin keys`")
+        raise ConfigError(
+            "a roster's net is a string and its keys are a list", remedy="take the roster file that tocsin wrote"
+        )
     if any(type(fields[name]) is not int for name in ("alpha_ppm", "prior_ppm")):
         raise ConfigError("a roster's alpha_ppm and prior_ppm are whole numbers", remedy="10000 means 1 %")
     keys = tuple(_roster_key(key) for key in cast(list[object], fields["keys"]))
