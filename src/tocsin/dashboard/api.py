@@ -31,6 +31,7 @@ from tocsin.errors import InputError, TocsinError, Unavailable, UnknownAgent, Us
 from tocsin.runtime.pictures import agent_rows, explanation
 from tocsin.runtime.service import FleetService
 from tocsin.trust.keyring import roster_to_dict
+from tocsin.wire.baseline import encode as encode_baseline
 
 MAX_LIMIT = 20_000
 MAX_SEAL_BYTES = 16 << 20
@@ -156,11 +157,8 @@ class _Api:
         if level not in ("0", "1", "2", "3"):
             raise InputError(f"level={level[:40]!r} is not a level of the tree", remedy="use 0, 1, 2 or 3")
         chosen = request.query_params.getlist("agent")
-        return json_response(
-            await self._service.ask(
-                lambda engine, _: engine.establish(chosen or list(engine.witness.names), int(level))
-            )
-        )
+        found = await self._service.ask(lambda engine, _: engine.establish(chosen or engine.witness.names, int(level)))
+        return Response(encode_baseline(found), media_type="application/json")
 
     async def seal(self, request: Request) -> Response:
         body = bytearray()
