@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
-SAFETY = 2.0  # a baseline score may be exceeded this many times more often in life than in the baseline
+SAFETY = 3.0  # a baseline score may be exceeded this many times more often in life than in the baseline
 TAIL_SHARE = 0.01
 MIN_TAIL = 20  # scores that a tail fit needs
 MIN_SCALE = 0.5
 
 
 class Calibration:
-    """Sorted baseline scores `scores` `(m,)` and the tail: threshold, log of its survival, scale."""
+    """Sorted baseline scores `scores` `(m,)` and `tail`: threshold, log of its survival, scale, log of SAFETY."""
 
     def __init__(self, scores: NDArray[np.float64]) -> None:
         self.scores = np.sort(scores)
@@ -28,7 +28,7 @@ class Calibration:
         threshold = float(self.scores[count - k - 1]) if count > k else math.inf
         excess = self.scores[count - k :] - threshold if count > k else np.zeros(0)
         scale = max(float(excess.mean()) * (1.0 + 1.0 / math.sqrt(k)), MIN_SCALE) if excess.size else math.inf
-        self.tail = np.array([threshold, math.log((k + 1.0) / (count + 1.0)), scale])
+        self.tail = np.array([threshold, math.log((k + 1.0) / (count + 1.0)), scale, math.log(SAFETY)])
 
     def log_p(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """log p-value of each score, without the safety factor, shape as `scores`."""

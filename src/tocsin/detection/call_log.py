@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.model.events import EventBatch
@@ -48,10 +48,8 @@ class Calls:
         """The calls at `rows`, in that order."""
         arg_offset, arg = ragged_rows(self.arg_offset, rows)
         word_offset, word = ragged_rows(self.word_offset, rows)
-        plain = (self.agent, self.session, self.group, self.tool, self.effect, self.kind)
-        agent, session, group, tool, effect, kind = (column[rows] for column in plain)
         return Calls(
-            agent, session, group, tool, effect, kind,
+            self.agent[rows], self.session[rows], self.group[rows], self.tool[rows], self.effect[rows], self.kind[rows],
             arg_offset, self.arg_name[arg], self.arg_hash[arg], self.arg_type[arg], self.arg_flags[arg],
             self.arg_len[arg], word_offset, self.word[word],
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.detection.counts import Counts, Keys, add, look, mix
@@ -133,32 +133,12 @@ def count_calls(
 
 
 @njit(cache=True, nogil=True)
-def call_features(
-    a: int, g: int, p: int, v: int, previous: int, repeat: int, effect: int, own_session: float,
+def _argument_features(
+    a: int, p: int, v: int, own_session: float,
     first: int, stop: int, arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32,
     keys: Keys, counts: Counts, out: F64,
-) -> None:
-    """Fill `out` `(N_FEATURES,)` for one call. `own_session` is 1 if its session is itself in the agent's counts."""
-    out[:] = 0.0
-    in_role = (_others(keys, counts, key2(ROLE_TOOL, g, v), a) + 0.25) / (
-        _others(keys, counts, key2(ROLE, g, 0), a) + 5.0
-    )
-    in_task = in_role
-    seen_task = 0.0
-    if p >= 0:
-        seen_task = _others(keys, counts, key2(TASK, p, 0), a)
-        with_tool = _others(keys, counts, key2(TASK_TOOL, p, v), a)
-        in_task = (with_tool + 2.0 * in_role) / (seen_task + 2.0)
-        again = _others(keys, counts, mix(key2(TASK_REPEAT, p, v), min(repeat, MAX_REPEAT)), a)
-        if repeat > 1:
-            out[4] = -math.log((again + 0.5 * 0.3 + 0.05) / (with_tool + 0.5))
-    out[0] = -math.log(in_task)
-    out[1] = -math.log(in_role)
-    own = max(look(keys, counts, key2(OWN_TOOL, a, v)) - own_session, 0.0)
-    sessions = max(look(keys, counts, key2(OWN, a, 0)) - own_session, 0.0)
-    out[2] = -math.log((own + 3.0 * in_role) / (sessions + 3.0))
-    after = _others(keys, counts, mix(key2(STEP_TOOL, g, previous), v), a)
-    out[3] = -math.log((after + 3.0 * in_role) / (_others(keys, counts, key2(STEP, g, previous), a) + 3.0))
+) -> tuple[float, float, float]:
+    """Fill the oddities of arguments; return how many there are, come from tool output, come from the request."""
     uses = _others(keys, counts, key2(TOOL, v, 0), a)
     total, foreign, requested = 0.0, 0.0, 0.0
     for j in range(first, stop):
@@ -201,6 +181,39 @@ def call_features(
         else:
             out[7] = max(out[7], -math.log(by_task))
             out[10] = max(out[10], -math.log(by_size))
+    return total, foreign, requested
+
+
+@njit(cache=True, nogil=True)
+def call_features(
+    a: int, g: int, p: int, v: int, previous: int, repeat: int, effect: int, own_session: float,
+    first: int, stop: int, arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32,
+    keys: Keys, counts: Counts, out: F64,
+) -> None:
+    """Fill `out` `(N_FEATURES,)` for one call. `own_session` is 1 if its session is itself in the agent's counts."""
+    out[:] = 0.0
+    in_role = (_others(keys, counts, key2(ROLE_TOOL, g, v), a) + 0.25) / (
+        _others(keys, counts, key2(ROLE, g, 0), a) + 5.0
+    )
+    in_task = in_role
+    seen_task = 0.0
+    if p >= 0:
+        seen_task = _others(keys, counts, key2(TASK, p, 0), a)
+        with_tool = _others(keys, counts, key2(TASK_TOOL, p, v), a)
+        in_task = (with_tool + 2.0 * in_role) / (seen_task + 2.0)
+        again = _others(keys, counts, mix(key2(TASK_REPEAT, p, v), min(repeat, MAX_REPEAT)), a)
+        if repeat > 1:
+            out[4] = -math.log((again + 0.5 * 0.3 + 0.05) / (with_tool + 0.5))
+    out[0] = -math.log(in_task)
+    out[1] = -math.log(in_role)
+    own = max(look(keys, counts, key2(OWN_TOOL, a, v)) - own_session, 0.0)
+    sessions = max(look(keys, counts, key2(OWN, a, 0)) - own_session, 0.0)
+    out[2] = -math.log((own + 3.0 * in_role) / (sessions + 3.0))
+    after = _others(keys, counts, mix(key2(STEP_TOOL, g, previous), v), a)
+    out[3] = -math.log((after + 3.0 * in_role) / (_others(keys, counts, key2(STEP, g, previous), a) + 3.0))
+    total, foreign, requested = _argument_features(
+        a, p, v, own_session, first, stop, arg_name, arg_hash, arg_type, arg_flags, arg_len, keys, counts, out
+    )
     for k in range(N_FEATURES):
         out[k] = min(out[k], MAX_SURPRISE)
     out[14] = foreign / max(total, 1.0)

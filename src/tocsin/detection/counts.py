@@ -6,7 +6,7 @@ Memory is set once; when the table is 3/4 full new keys are refused (and counted
 from __future__ import annotations
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 Keys = NDArray[np.int64]
@@ -20,7 +20,7 @@ MULTIPLIER_2 = np.int64(-4417276706812531889)
 def mix(a: int, b: int) -> int:
     """Hash of a pair of 64-bit integers."""
     h = (np.int64(a) ^ (np.int64(b) * MULTIPLIER)) * MULTIPLIER_2
-    return h ^ ((h >> np.int64(29)) & np.int64(0x7FFFFFFFF))
+    return h ^ ((h >> np.int64(29)) & np.int64(0x7FFFFFFFF))  # pyright: ignore[reportReturnType]
 
 
 @njit(cache=True, nogil=True)

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.detection.explain import Explanation, describe
 from tocsin.detection.call_log import calls_of
+from tocsin.detection.explain import Explanation, describe
 from tocsin.detection.names import Names
 from tocsin.detection.numeric import NumericChannel
 from tocsin.detection.sessions import SessionChannel
@@ -174,9 +174,10 @@ class FleetDetector:
 
     def _calls(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, log_e: F64, belief: F64) -> None:
         tool = np.where(batch.action >= 0, self._tools.codes(batch.actions)[batch.action], np.int32(-1))
-        group = self._groups.codes(batch.groups)[batch.group] if batch.group.shape[0] else np.zeros(len(batch), np.int32)
+        none = np.zeros(len(batch), np.int32)
+        group = self._groups.codes(batch.groups)[batch.group] if batch.group.shape[0] else none
         session = np.where(batch.session != 0, batch.session, -1 - seq // PSEUDO_SESSION)
-        window = np.arange(rows.start, rows.stop)
+        window: I64 = np.arange(rows.start, rows.stop, dtype=np.int64)
         baseline = window[(batch.phase[rows] == Phase.BASELINE) & (tool[rows] >= 0)]
         self._sessions.learn(calls_of(batch, baseline, agent, session, group, tool))
         at = window[(batch.phase[rows] == Phase.LIVE) & (batch.kind[rows] != Kind.METRIC)]

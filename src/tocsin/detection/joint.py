@@ -1,8 +1,8 @@
 """Many features of one machine together: how badly a row fits the few directions in which its baseline moves.
 
-Residual of a principal-component model, as in process monitoring (Jackson & Mudholkar 1979, the Q statistic), each feature
-scaled by its own baseline residual. Rows are judged one by one, so the belief falls again when a fault has passed. It
-feeds the belief only: neighbouring rows of a machine are too alike for an e-process.
+Residual of a principal-component model, as in process monitoring (Jackson & Mudholkar 1979, the Q statistic), each
+feature scaled by its own baseline residual. Rows are judged one by one, so the belief falls again when a fault has
+passed. It feeds the belief only: neighbouring rows of a machine are too alike for an e-process.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Numeric features: each agent against its own baseline in the same context, less what the whole fleet does.
 
-A normal score g of every innovation feeds bets exp(b g - b^2 / 2), b of both signs and two sizes, whose expectation is at
-most one when g is no heavier than normal. A two-state switching alternative (Herbster & Warmuth 1998; HMM forward
-recursion) turns them into an e-process: it waits, bets while a shift lasts, and stops. Scopes: all contexts (shifts below
-TOLERANCE of the scale are taken for a benign recalibration), and each coarse and each fine context relative to the
-agent's own recent level.
+A normal score g of every innovation feeds bets exp(b g - b^2 / 2), b of both signs and two sizes, whose expectation is
+at most one when g is no heavier than normal. A two-state switching alternative (Herbster & Warmuth 1998; the forward
+recursion of a hidden Markov model) turns them into an e-process: it waits, bets while a shift lasts, and stops. Scopes:
+all contexts (shifts below TOLERANCE of the scale are taken for a benign recalibration), and each coarse and each fine
+context relative to the agent's own recent level.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.detection.joint import Machine, beliefs, fit_machines
@@ -119,7 +119,7 @@ class NumericChannel:
         known = np.minimum(code, shape.location.shape[1] - 1)
         parent = np.array(self._parent, np.int64) + 1
         _judge(
-            agent, phase, known, parent[code], code + 1 + len(self._coarse), values,
+            agent, phase, known, parent[code], (code + 1 + len(self._coarse)).astype(np.int64), values,
             shape.location, shape.phi, shape.scale, shape.knots, shape.own, shape.temper, SCORES,
             self._fleet, 1.0 / max(agents, 1) if agents >= MIN_FLEET else 0.0,
             len(self._coarse), len(self._contexts), self._wealth, self._memory, log_e, belief,
@@ -200,7 +200,10 @@ def _step(w: F64, scale: float, g: float, tolerance: float, temper: float) -> No
 
 
 @njit(cache=True, nogil=True)
-def _held_out(agent, context, values, location, phi, scale, knots, own, levels, power, worst):  # type: ignore[no-untyped-def]
+def _held_out(
+    agent: I32, context: I32, values: F64, location: F64, phi: F64, scale: F64, knots: F64, own: I64, levels: F64,
+    power: float, worst: F64,
+) -> None:
     """Fill `worst` `(a, j)` with the highest log wealth, bets averaged, that held-back baseline rows reach."""
     agents, d = worst.shape
     wealth, last = np.zeros((agents, d, BETS.shape[0], 4)), np.zeros((agents, d, 2))
@@ -222,9 +225,10 @@ def _held_out(agent, context, values, location, phi, scale, knots, own, levels, 
 
 @njit(cache=True, nogil=True)
 def _judge(
-    agent, phase, context, coarse, fine, values, location, phi, scale, knots, own, temper, levels,
-    fleet, rate, n_coarse, n_fine, wealth, memory, log_e, belief,
-):  # type: ignore[no-untyped-def]
+    agent: I32, phase: I8, context: I32, coarse: I64, fine: I64, values: F64, location: F64, phi: F64, scale: F64,
+    knots: F64, own: I64, temper: F64, levels: F64, fleet: F64, rate: float, n_coarse: int, n_fine: int,
+    wealth: F64, memory: F64, log_e: F64, belief: F64,
+) -> None:
     d = values.shape[1]
     split = n_fine > 1
     for i in range(agent.shape[0]):
@@ -254,7 +258,7 @@ def _judge(
 
 
 @njit(cache=True, nogil=True)
-def _merged(wealth, n_coarse, n_fine):  # type: ignore[no-untyped-def]
+def _merged(wealth: F64, n_coarse: int, n_fine: int) -> tuple[float, float]:
     """log of the weighted mean wealth over features, scopes and bets: a third each to all, coarse and fine contexts."""
     d = wealth.shape[0]
     e, now = 0.0, 0.0

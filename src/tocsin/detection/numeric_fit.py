@@ -1,8 +1,8 @@
 """What numeric features normally are: location by context, memory, scale and shape, from baseline rows.
 
-Locations are shrunk, agent towards fleet, by empirical Bayes (Efron & Morris 1973): m = mu + n / (n + s2 / t2) (mean - mu),
-so that a short baseline is not mistaken for knowledge. Innovations of a first-order autoregression are ranked against
-baseline innovations and turned into normal scores (Blom 1958), which makes what follows free of the features' shapes.
+Locations are shrunk, agent towards fleet, by empirical Bayes (Efron & Morris 1973), m = mu + n / (n + s2 / t2)
+(mean - mu), so that a short baseline is not mistaken for knowledge. Innovations of a first-order autoregression are
+ranked against baseline innovations and turned into normal scores (Blom 1958): what follows is free of shapes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
@@ -149,4 +149,4 @@ def normal_score(z: float, knots: F64, levels: F64) -> float:
     k = np.searchsorted(knots, z)
     low, high = knots[k - 1], knots[k]
     share = (z - low) / (high - low) if high > low else 0.5
-    return levels[k - 1] + share * (levels[k] - levels[k - 1])
+    return float(levels[k - 1] + share * (levels[k] - levels[k - 1]))

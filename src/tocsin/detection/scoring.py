@@ -3,8 +3,10 @@ with e-values)."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numba import njit  # pyright: ignore[reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 
@@ -29,7 +31,7 @@ class FleetAlarms:
         `agent_index` must lie in [0, fleet_size).
         """
         alarms = np.zeros(agent_index.shape[0], np.bool_)
-        _follow(agent_index, log_e, np.log(self.fleet_size / self.alpha), self._rank, self._agents_at, alarms)
+        _follow(agent_index, log_e, math.log(self.fleet_size / self.alpha), self._rank, self._agents_at, alarms)
         return alarms
 
     def rejected(self) -> NDArray[np.int64]:
@@ -38,7 +40,7 @@ class FleetAlarms:
 
 
 @njit(cache=True, nogil=True)
-def _set_size(agents_at):  # type: ignore[no-untyped-def]
+def _set_size(agents_at: NDArray[np.int64]) -> int:
     size, total = 0, 0
     for k in range(1, agents_at.shape[0] - 1):
         total += agents_at[k]
@@ -48,7 +50,14 @@ def _set_size(agents_at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _follow(agent, log_e, log_bar, rank, agents_at, alarms):  # type: ignore[no-untyped-def]
+def _follow(
+    agent: NDArray[np.int32],
+    log_e: NDArray[np.float64],
+    log_bar: float,
+    rank: NDArray[np.int64],
+    agents_at: NDArray[np.int64],
+    alarms: NDArray[np.bool_],
+) -> None:
     never = rank.shape[0] + 1
     size = _set_size(agents_at)
     for i in range(agent.shape[0]):

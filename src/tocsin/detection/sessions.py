@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
+from tocsin.detection.calibration import Calibration, log_survival
 from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, by_session, joined, places, use_of
-from tocsin.detection.calibration import SAFETY, Calibration, log_survival
 from tocsin.detection.calls import FEATURES, N_FEATURES, READ, call_features, count_calls
-from tocsin.detection.counts import CountTable
+from tocsin.detection.counts import Counts, CountTable, Keys
 from tocsin.detection.oddity import fit, parts, scores
 from tocsin.detection.splice import splice
 from tocsin.detection.tasks import Tasks
@@ -28,6 +28,7 @@ F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 I8 = NDArray[np.int8]
+U8 = NDArray[np.uint8]
 
 BET = 0.1  # share of the wealth that is bet on each session
 SHOWS = 0.25  # chance that a session of a compromised agent shows it
@@ -192,9 +193,10 @@ def _table_bits(calls: int, arguments: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _features(
-    agent, group, task, tool, previous, repeat, effect, own_session,
-    arg_offset, arg_name, arg_hash, arg_type, arg_flags, arg_len, keys, counts, out,
-):  # type: ignore[no-untyped-def]
+    agent: I32, group: I32, task: I32, tool: I32, previous: I32, repeat: I32, effect: I8, own_session: F64,
+    arg_offset: I64, arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32, keys: Keys,
+    counts: Counts, out: F64,
+) -> None:
     for i in range(agent.shape[0]):
         call_features(
             agent[i], group[i], task[i], tool[i], previous[i], repeat[i], effect[i], own_session[i],
@@ -203,7 +205,7 @@ def _features(
 
 
 @njit(cache=True, nogil=True)
-def _slot(key, used, a, session, now):  # type: ignore[no-untyped-def]
+def _slot(key: I64, used: I64, a: int, session: int, now: int) -> tuple[int, bool]:
     """(slot of the session, whether it is new); the slot unused for longest is given to a new session."""
     oldest = 0
     for k in range(key.shape[1]):
@@ -219,10 +221,11 @@ def _slot(key, used, a, session, now):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _judge(
-    agent, session, group, row_task, tool, effect, kind, seq,
-    arg_offset, arg_name, arg_hash, arg_type, arg_flags, arg_len, keys, counts, weights, reference, tail,
-    key, used, task, previous, tools, uses, best, bets, wealth, top, top_call, log_e, belief,
-):  # type: ignore[no-untyped-def]
+    agent: I32, session: I64, group: I32, row_task: I32, tool: I32, effect: I8, kind: I8, seq: I64, arg_offset: I64,
+    arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32, keys: Keys, counts: Counts,
+    weights: F64, reference: F64, tail: F64, key: I64, used: I64, task: I32, previous: I32, tools: I32, uses: I32,
+    best: F64, bets: F64, wealth: F64, top: F64, top_call: I64, log_e: F64, belief: F64,
+) -> None:
     features, part = np.empty(N_FEATURES), np.empty(N_FEATURES)
     for i in range(agent.shape[0]):
         a = agent[i]
@@ -250,7 +253,7 @@ def _judge(
                 score = parts(features, weights[a % 2], part)
                 if score > best[a, k]:
                     best[a, k] = score
-                    _raise(log_survival(score, reference, tail), bets[a, k], wealth[a])
+                    _raise(log_survival(score, reference, tail), tail[3], bets[a, k], wealth[a])
                 if score > top[a, N_FEATURES]:
                     top[a, :N_FEATURES] = part
                     top[a, N_FEATURES] = score
@@ -262,10 +265,10 @@ def _judge(
 
 
 @njit(cache=True, nogil=True)
-def _raise(log_p, bets, wealth):  # type: ignore[no-untyped-def]
+def _raise(log_p: float, log_safety: float, bets: F64, wealth: F64) -> None:
     """Replace a session's bets by those of its oddest call."""
     log_p = max(log_p, LOG_P_FLOOR)
-    e = step_calibrator(min(log_p + math.log(SAFETY), 0.0))
+    e = step_calibrator(min(log_p + log_safety, 0.0))
     fresh = log_mix(BET, math.log(e) if e > 0.0 else -1e6)
     wealth[0] += fresh - bets[0]
     bets[0] = fresh

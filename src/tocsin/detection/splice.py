@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.detection.call_log import Calls, ragged_rows
@@ -77,10 +77,10 @@ def _rewritten(calls: Calls, donor: I64, rng: np.random.Generator) -> Calls:
     per_call = rng.choice(OUTPUT_SHARES, donor.shape[0])
     share = np.repeat(per_call, np.diff(taken.arg_offset))
     text = np.isin(taken.arg_type, TEXT_TYPES)
-    seen = rng.random(size) < np.where(text, share, 0.5)
-    asked = (rng.random(size) < REQUEST_SHARE) & (taken.arg_len > 0)
+    seen: NDArray[np.bool_] = rng.random(size) < np.where(text, share, 0.5)
+    asked: NDArray[np.bool_] = (rng.random(size) < REQUEST_SHARE) & (taken.arg_len > 0)
     flags = (seen * IN_OUTPUT + asked * IN_PROMPT).astype(np.uint8)
-    fresh = rng.integers(1, 1 << 62, size)
+    fresh: I64 = rng.integers(1, 1 << 62, size)
     offset, word = ragged_rows(calls.word_offset, donor)
     return Calls(
         taken.agent, taken.session, taken.group, taken.tool, taken.effect, taken.kind,

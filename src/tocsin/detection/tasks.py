@@ -8,7 +8,7 @@ request like none is NO_TASK.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 from numpy.typing import NDArray
 
 MIN_SIMILARITY = 0.5
@@ -21,7 +21,7 @@ Words = NDArray[np.int32]
 
 
 class Tasks:
-    """`known` `(v,)` sorted word hashes, `weight` `(v,)` their idf, `member` `(v, MAX_TASKS)`, `mass` `(MAX_TASKS,)`."""
+    """`known` `(v,)` sorted word hashes, `weight` `(v,)` their idf, `member` `(v, MAX_TASKS)`, `mass` tasks' idf."""
 
     def __init__(self) -> None:
         self.known = np.zeros(0, np.int32)

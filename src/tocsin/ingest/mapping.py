@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -156,7 +156,7 @@ def guess_mapping(columns: Sequence[str], kinds: dict[str, str]) -> Mapping:
     parts: dict[str, Any] = {"agent": agent, "seq": seq, "time": time, "phase": phase, "group": group}
     parts |= {"action": action, "session": session if action else ""}
     kind = "call" if action else "metric"
-    return Mapping(name="guessed", columns=cast(Columns, Columns(**parts)), default_kind=kind, features=features)
+    return Mapping(name="guessed", columns=Columns(**parts), default_kind=kind, features=features)
 
 
 def feature_columns(mapping: Mapping, columns: Sequence[str]) -> list[str]:

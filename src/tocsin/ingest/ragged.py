@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +51,9 @@ class Arguments:
     def take(self, rows: NDArray[np.int64]) -> Arguments:
         """The rows in the given order."""
         offset, index = gather(self.offset, rows)
-        columns = (self.name, self.value, self.type, self.flags, self.length)
-        name, value, kind, flags, length = (column[index] for column in columns)
-        return Arguments(offset, name, value, kind, flags, length)
+        return Arguments(
+            offset, self.name[index], self.value[index], self.type[index], self.flags[index], self.length[index]
+        )
 
     def slice(self, start: int, stop: int) -> Arguments:
         """Rows `start..stop`, offsets from 0."""
@@ -89,7 +89,7 @@ def parse_arguments(column: Any | None, n: int) -> Arguments:
             memo[text] = text_hash(text)
         return memo[text]
 
-    for i, text in enumerate(column.to_pylist() if column is not None else ()):
+    for i, text in enumerate(_texts(column)):
         if text:
             for part in text.split("|")[:MAX_ARGUMENTS]:
                 fields = part.rsplit(":", 5)
@@ -119,13 +119,17 @@ def parse_words(column: Any | None, n: int) -> Ragged:
     offset = np.zeros(n + 1, np.int32)
     words: list[int] = []
     memo: dict[str, list[int]] = {}
-    for i, text in enumerate(column.to_pylist() if column is not None else ()):
+    for i, text in enumerate(_texts(column)):
         if text:
             if text not in memo:
                 memo[text] = [_word(word) for word in text.split()[:MAX_WORDS]]
             words += memo[text]
         offset[i + 1] = len(words)
     return Ragged(offset, np.array(words, np.int32))
+
+
+def _texts(column: Any | None) -> list[str | None]:
+    return [] if column is None else cast("list[str | None]", column.cast("string").to_pylist())
 
 
 def _word(word: str) -> int:

@@ -282,7 +282,7 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
     try:
         return np.asarray(table.column(name).cast(pa.float64(), safe=False).to_numpy(), np.float64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"column {name!r} holds no numbers: {error}", remedy="mend the column or the mapping") from error
+        raise InputError(f"column {name!r} holds no numbers: {error}", remedy="mend it or the mapping") from error
 
 
 def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import njit
 
 LOG_CAP = 300.0  # nats: far beyond any decision, far below overflow
 STEPS = 11  # levels of the stepwise calibrator: p = 10**-2, 10**-2.5, ... 10**-7
@@ -72,4 +72,4 @@ def open_bet(log_wealth: float, t: int) -> float:
 def log_e_of(log_wealth: float, t: int) -> float:
     """The e-process after t steps: wealth already betting plus the share 1 / (t + 1) that has not started."""
     value = log_add(log_wealth, -math.log(t + 1.0))
-    return LOG_CAP if value > LOG_CAP else value
+    return min(value, LOG_CAP)
