@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tocsin.detection.call_log import calls_of
 from tocsin.detection.explain import Explanation, describe
+from tocsin.detection.merge import merge
 from tocsin.detection.names import Names
 from tocsin.detection.numeric import NumericChannel
 from tocsin.detection.sessions import SessionChannel
@@ -42,7 +43,7 @@ class DetectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prior: float = 0.01
     max_agents: int = 1 << 20
     max_actions: int = 4096
-    max_contexts: int = 256
+    max_contexts: int = 32
     max_groups: int = 256
     max_baseline_events: int = 2_000_000
     seed: int = 0
@@ -79,6 +80,7 @@ class FleetDetector:
         self._groups = Names(self.config.max_groups)
         self._events = np.zeros(0, np.int64)
         self._belief = np.zeros(0, np.float64)
+        self._last = np.zeros((0, 2, 2))  # each channel's latest log_e and belief per agent; NaN = none yet
         self._numeric = NumericChannel(self.config.max_contexts, self.config.max_baseline_events)
         self._sessions = SessionChannel(self.config.seed, self.config.max_baseline_events)
         self._baseline_events = 0
@@ -144,6 +146,7 @@ class FleetDetector:
             extra = max(extra, self._events.shape[0], 64)
             self._events = np.concatenate((self._events, np.zeros(extra, np.int64)))
             self._belief = np.concatenate((self._belief, np.zeros(extra, np.float64)))
+            self._last = np.concatenate((self._last, np.full((extra, 2, 2), np.nan)))
 
     def _seal_before(self, live: NDArray[np.bool_], start: int) -> int:
         """Where the run of rows from `start` ends that needs no new sealing; seals if row `start` is due."""
@@ -162,17 +165,24 @@ class FleetDetector:
     def _channels(
         self, batch: EventBatch, agent: I32, seq: I64, rows: slice, log_e: F64, belief: F64
     ) -> None:
-        """Both channels on a run of rows; an agent seen by both has the mean of its two e-processes."""
+        """Both channels on a run of rows; an agent seen by both has the mean of its two e-values and of its beliefs."""
+        size = rows.stop - rows.start
+        both = np.full((size, 2, 2), np.nan)  # (row, channel, log_e and belief); NaN = the channel did not see the row
         if batch.values.shape[1]:
-            context = batch.context[rows] if batch.context.shape[0] else np.zeros(rows.stop - rows.start, np.int32)
+            context = batch.context[rows] if batch.context.shape[0] else np.zeros(size, np.int32)
+            fresh_e, fresh_belief = np.zeros(size), np.zeros(size)
+            values = batch.values[rows]
             self._numeric.observe(
-                agent[rows], batch.phase[rows], context, batch.contexts, batch.values[rows], batch.feature_names,
-                len(self._agents), log_e[rows], belief[rows],
+                agent[rows], batch.phase[rows], context, batch.contexts, values, batch.feature_names,
+                len(self._agents), fresh_e, fresh_belief,
             )
+            seen = np.isfinite(values).any(axis=1)
+            both[seen, 0, 0], both[seen, 0, 1] = fresh_e[seen], fresh_belief[seen]
         if batch.actions:
-            self._calls(batch, agent, seq, rows, log_e, belief)
+            self._calls(batch, agent, seq, rows, both)
+        merge(agent[rows], batch.phase[rows], both, self._last, log_e[rows], belief[rows])
 
-    def _calls(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, log_e: F64, belief: F64) -> None:
+    def _calls(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, both: F64) -> None:
         tool = np.where(batch.action >= 0, self._tools.codes(batch.actions)[batch.action], np.int32(-1))
         none = np.zeros(len(batch), np.int32)
         group = self._groups.codes(batch.groups)[batch.group] if batch.group.shape[0] else none
@@ -185,7 +195,7 @@ class FleetDetector:
             calls = calls_of(batch, at, agent, session, group, tool)
             fresh_e, fresh_belief = np.zeros(at.size), np.zeros(at.size)
             self._sessions.judge(calls, seq[at], len(self._agents), fresh_e, fresh_belief)
-            log_e[at], belief[at] = fresh_e, fresh_belief
+            both[at - rows.start, 1, 0], both[at - rows.start, 1, 1] = fresh_e, fresh_belief
 
 
 def _number(agent: NDArray[np.int32], events: NDArray[np.int64]) -> NDArray[np.int64]:

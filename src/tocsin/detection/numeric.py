@@ -34,6 +34,7 @@ CONTRAST_VARIANCE = 1.0 + LEVEL_RATE / (2.0 - LEVEL_RATE)  # the level is itself
 MIN_FLEET = 20  # agents from which a common shift of the fleet is subtracted
 COMMON = 0.3  # of a scale: a smaller shift of the fleet's median may be the compromised agents' own doing
 CAP = 1e120
+MAX_CELLS = 2_000_000  # agents x features x scopes (128 bytes each); beyond it contexts share one bet
 POWERS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 HELD_OUT_NATS = 2.0  # highest log wealth that held-back baseline may reach
 
@@ -53,6 +54,8 @@ class NumericChannel:
         self._rows: list[tuple[I32, I32, F64]] = []
         self._kept = 0
         self._shape: Shape | None = None
+        self._sealed = 0  # contexts known when baselines were first sealed; later ones have no baseline
+        self._split = False  # whether contexts have bets of their own
         self._machines: dict[int, Machine] = {}
         self._wealth = np.zeros((0, 0, 0, 0, 0))
         self._memory = np.zeros((0, 0, 4))
@@ -66,11 +69,16 @@ class NumericChannel:
         context = np.concatenate([part[1] for part in self._rows])
         values = np.concatenate([part[2] for part in self._rows])
         self._rows = [(agent, context, values)]
-        agents, contexts = int(agent.max()) + 1, max(len(self._contexts), 1)
+        self._sealed = self._sealed or len(self._contexts)
+        agents, contexts = int(agent.max()) + 1, self._sealed
+        known = context < contexts
+        agent, context, values = agent[known], context[known], values[known]
+        cells = agents * values.shape[1] * (1 + len(self._coarse) + contexts)
+        self._split = contexts > 1 and cells <= MAX_CELLS
         self._shape = fit_shape(agent, context, values, agents, contexts)
         self._shape.temper = self._tempers(agent, context, values, agents, contexts)
         self._machines = fit_machines(agent, values)
-        self._fleet = np.zeros((len(self._contexts), values.shape[1]))
+        self._fleet = np.zeros((contexts, values.shape[1]))
 
     def _tempers(self, agent: I32, context: I32, values: F64, agents: int, contexts: int) -> F64:
         """Per agent and feature the largest power at which held-back baseline of a long baseline stays unremarkable."""
@@ -114,15 +122,17 @@ class NumericChannel:
         shape = self._shape
         if shape is None or base.all():
             return
-        scopes = 1 + len(self._coarse) + len(self._contexts)
-        self._grow(agents, len(self._features), scopes)
-        known = np.minimum(code, shape.location.shape[1] - 1)
-        parent = np.array(self._parent, np.int64) + 1
+        values = np.where((code < self._sealed)[:, None], values, np.nan)
+        code = np.minimum(code, self._sealed - 1)
+        parents = self._parent[: self._sealed]
+        n_coarse, n_fine = (max(parents) + 1, self._sealed) if self._split else (0, 1)
+        self._grow(agents, len(self._features), 1 + n_coarse + n_fine if self._split else 1)
+        parent = np.array(parents, np.int64) + 1
         _judge(
-            agent, phase, known, parent[code], (code + 1 + len(self._coarse)).astype(np.int64), values,
+            agent, phase, code, parent[code], code.astype(np.int64) + 1 + n_coarse, values,
             shape.location, shape.phi, shape.scale, shape.knots, shape.own, shape.temper, SCORES,
             self._fleet, 1.0 / max(agents, 1) if agents >= MIN_FLEET else 0.0,
-            len(self._coarse), len(self._contexts), self._wealth, self._memory, log_e, belief,
+            n_coarse, n_fine, self._wealth, self._memory, log_e, belief,
         )
         for machine in self._machines.keys() & set(np.unique(agent).tolist()):
             rows = np.flatnonzero((agent == machine) & ~base)
@@ -142,7 +152,8 @@ class NumericChannel:
         return found
 
     def _where(self, scope: int) -> str:
-        labels = [*self._coarse, *self._contexts]
+        coarse = max(self._parent[: self._sealed]) + 1
+        labels = [*list(self._coarse)[:coarse], *list(self._contexts)[: self._sealed]]
         return f" in context {labels[scope - 1]}" if scope and labels[scope - 1] else ""
 
     def _aligned(self, values: F64, names: tuple[str, ...]) -> F64:
