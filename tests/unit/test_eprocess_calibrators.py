@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from tocsin.stats.eprocess import log_add, log_e_of, log_mix, mixture_calibrator
 NEVER = -1e6
 
 
-def integral(calibrator: object) -> float:
+def integral(calibrator: Callable[[float], float]) -> float:
     """Integral over p in (0, 1) on a logarithmic grid fine enough for jumps."""
     log_p = np.linspace(math.log(1e-12), -1e-9, 200_001)
-    e = np.array([calibrator(float(value)) for value in log_p])  # pyright: ignore
+    e = np.array([calibrator(float(value)) for value in log_p])
     p = np.exp(log_p)
     return float(np.sum(0.5 * (e[1:] + e[:-1]) * np.diff(p)))
 

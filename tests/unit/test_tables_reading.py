@@ -33,12 +33,12 @@ def write(path: Path, columns: dict[str, list[object]]) -> Path:
     return path
 
 
-def rows(path: Path, **options: object) -> list[tuple[str, int, int, list[float]]]:
-    found: list[tuple[str, int, int, list[float]]] = []
-    for batch, seq in read_table(path, **options):  # pyright: ignore
-        for i in range(len(batch)):
-            found.append((batch.agents[batch.agent[i]], int(seq[i]), int(batch.phase[i]), batch.values[i].tolist()))
-    return found
+def rows(path: Path, batch_rows: int = 8192, baseline_share: float = 0.3) -> list[tuple[str, int, int, list[float]]]:
+    return [
+        (batch.agents[batch.agent[i]], int(seq[i]), int(batch.phase[i]), batch.values[i].tolist())
+        for batch, seq in read_table(path, batch_rows=batch_rows, baseline_share=baseline_share)
+        for i in range(len(batch))
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
