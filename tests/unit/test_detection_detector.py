@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tocsin.detection.call_log import ragged_rows
-from tocsin.detection.detector import DetectorConfig, FleetDetector, Observation
+from tocsin.detection.detector import REFIT_GROWTH, DetectorConfig, FleetDetector, Observation
 from tocsin.detection.scoring import FleetAlarms
 from tocsin.errors import ConfigError, UnknownAgent
 from tocsin.model.events import EventBatch
@@ -47,8 +47,7 @@ def call_fleet(agents: int, sessions: int, hijacked: set[int], seed: int) -> Eve
         for a in range(agents):
             task = int(rng.integers(len(TASKS)))
             phase = int(s >= sessions * 2 // 3)
-            for tool in TASKS[task]:
-                rows.append((a, s + 1, phase, tool, task, 1, int(rng.integers(1, 40))))
+            rows += [(a, s + 1, phase, tool, task, 1, int(rng.integers(1, 40))) for tool in TASKS[task]]
             if a in hijacked and s == sessions - 1:
                 rows.append((a, s + 1, phase, 5 if task != 1 else 4, task, 2, 10_000 + a))
     table = np.array(rows, np.int64)
@@ -110,12 +109,24 @@ def test_shifted_measurements_alarm_and_a_shift_of_the_whole_fleet_does_not() ->
 @pytest.mark.parametrize("kind", ["calls", "metrics"])
 def test_batching_changes_nothing(kind: str, size: int) -> None:
     batch = call_fleet(12, 15, {2}, seed=4) if kind == "calls" else metric_fleet(12, 60, 5, {1: 0.3})
+    staggered = batch.phase * (batch.agent % 3 < 2) | (np.arange(len(batch)) > 0.9 * len(batch))  # sealed again later
+    batch = dataclasses.replace(batch, phase=staggered.astype(np.int8))
     whole = FleetDetector().observe(batch)
     detector = FleetDetector()
     parts = [detector.observe(take(batch, i, min(i + size, len(batch)))) for i in range(0, len(batch), size)]
     for name in ("agent_index", "seq", "log_e", "log_bf", "log_odds"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_array_equal(joined, getattr(whole, name), err_msg=name)
+
+
+def test_baselines_that_end_later_are_learnt_too() -> None:
+    batch = call_fleet(30, 60, set(), seed=11)
+    late = dataclasses.replace(batch, phase=batch.phase * (batch.agent < 15) | (batch.session // 1000 > 55))
+    detector = FleetDetector()
+    seen = detector.observe(late)
+    baseline = int(np.sum(late.phase == 0))
+    assert baseline / REFIT_GROWTH <= detector._sealed_at <= baseline  # pyright: ignore[reportPrivateUsage]
+    assert not alarmed(late, seen)
 
 
 def test_columns_mean_what_they_say() -> None:
