@@ -59,7 +59,7 @@ class NumericChannel:
         self._machines: dict[int, Machine] = {}
         self._wealth = np.zeros((0, 0, 0, 0, 0))
         self._memory = np.zeros((0, 0, 4))
-        self._fleet = np.zeros((0, 0))
+        self._fleet = np.zeros((0, 0))  # what the fleet shares: per context and, last, over all
 
     def establish(self) -> None:
         """Fit locations, memory, scales and shapes on the baseline rows so far; wealth of known agents is kept."""
@@ -78,7 +78,7 @@ class NumericChannel:
         self._shape = fit_shape(agent, context, values, agents, contexts)
         self._shape.temper = self._tempers(agent, context, values, agents, contexts)
         self._machines = fit_machines(agent, values)
-        self._fleet = np.zeros((contexts, values.shape[1]))
+        self._fleet = np.zeros((contexts + 1, values.shape[1]))
 
     def _tempers(self, agent: I32, context: I32, values: F64, agents: int, contexts: int) -> F64:
         """Per agent and feature the largest power at which held-back baseline of a long baseline stays unremarkable."""
@@ -211,6 +211,13 @@ def _step(w: F64, scale: float, g: float, tolerance: float, temper: float) -> No
 
 
 @njit(cache=True, nogil=True)
+def _common(fleet: F64, row: int, j: int, residual: float, rate: float, scale: float) -> float:
+    """Follow the fleet's median residual (Robbins & Monro 1951) and return it where it is large, else 0."""
+    fleet[row, j] += rate * scale * (1.0 if residual > fleet[row, j] else -1.0)
+    return fleet[row, j] if abs(fleet[row, j]) > COMMON * scale else 0.0
+
+
+@njit(cache=True, nogil=True)
 def _held_out(
     agent: I32, context: I32, values: F64, location: F64, phi: F64, scale: F64, knots: F64, own: I64, levels: F64,
     power: float, worst: F64,
@@ -253,9 +260,8 @@ def _judge(
                     continue
                 residual = values[i, j] - location[a, c, j]
                 if rate > 0.0:
-                    fleet[c, j] += rate * scale[a, j] * (1.0 if residual > fleet[c, j] else -1.0)
-                    if abs(fleet[c, j]) > COMMON * scale[a, j]:
-                        residual -= fleet[c, j]
+                    residual -= _common(fleet, fleet.shape[0] - 1, j, residual, rate, scale[a, j])
+                    residual -= _common(fleet, c, j, residual, rate, scale[a, j])
                 z = (residual - phi[a, j] * memory[a, j, 0] * memory[a, j, 1]) / scale[a, j]
                 memory[a, j, 0], memory[a, j, 1] = residual, 1.0
                 g = normal_score(z, knots[own[a], j], levels)
