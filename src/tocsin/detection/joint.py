@@ -53,7 +53,7 @@ def fit_machine(values: F64) -> Machine:
     variance, directions = np.linalg.eigh(np.cov(standard.T))
     share = np.cumsum(variance[::-1]) / max(float(variance.sum()), 1e-300)
     kept = int(np.sum(share < EXPLAINED)) + 1
-    chosen = np.ascontiguousarray(directions[:, ::-1][:, :kept])
+    chosen: F64 = np.ascontiguousarray(directions[:, ::-1][:, :kept])
     machine = Machine(centre, scale, chosen, np.ones(values.shape[1]), Calibration(np.zeros(2)))
     machine.residual = machine._residuals(values).std(axis=0) + FLOOR  # pyright: ignore[reportPrivateUsage]
     machine.calibration = Calibration(machine.scores(values))

@@ -73,14 +73,14 @@ def _fits(calls: Calls, session: I64, task: I32, host: I64, donor: I64) -> NDArr
 
 def _rewritten(calls: Calls, donor: I64, rng: np.random.Generator) -> Calls:
     taken = calls.take(donor)
-    size = taken.arg_hash.shape[0]
+    size = int(taken.arg_hash.shape[0])
     per_call = rng.choice(OUTPUT_SHARES, donor.shape[0])
     share = np.repeat(per_call, np.diff(taken.arg_offset))
     text = np.isin(taken.arg_type, TEXT_TYPES)
-    seen: NDArray[np.bool_] = rng.random(size) < np.where(text, share, 0.5)
-    asked: NDArray[np.bool_] = (rng.random(size) < REQUEST_SHARE) & (taken.arg_len > 0)
+    seen = rng.random(size) < np.where(text, share, 0.5)
+    asked = (rng.random(size) < REQUEST_SHARE) & (taken.arg_len > 0)
     flags = (seen * IN_OUTPUT + asked * IN_PROMPT).astype(np.uint8)
-    fresh: I64 = rng.integers(1, 1 << 62, size)
+    fresh = rng.integers(1, 1 << 62, size)
     offset, word = ragged_rows(calls.word_offset, donor)
     return Calls(
         taken.agent, taken.session, taken.group, taken.tool, taken.effect, taken.kind,

@@ -240,19 +240,20 @@ def sessions_of(
         text = texts[label - 1] if label else ""
         digest = hashlib.blake2b(f"{agents[owner]}\x00{text}".encode(), digest_size=8).digest()
         hashes[i] = (int.from_bytes(digest, "big", signed=True) | 1) if label else 0
-    return hashes[inverse]
+    return np.asarray(hashes[inverse], np.int64)
 
 
 def contexts_of(table: pa.Table, names: tuple[str, ...]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Context columns, coarse to fine, joined by '/' into one label per row."""
-    context, labels = np.zeros(table.num_rows, np.int32), ("",)
+    context: NDArray[np.int32] = np.zeros(int(table.num_rows), np.int32)
+    labels: tuple[str, ...] = ("",)
     for name in names:
         code, texts = codes(table, name)
         known = (*texts, "?")
         pairs, inverse = np.unique(context.astype(np.int64) * len(known) + (code % len(known)), return_inverse=True)
         parts = [divmod(pair, len(known)) for pair in pairs.tolist()]
         labels = tuple(f"{labels[a]}/{known[b]}" if labels[a] else known[b] for a, b in parts)
-        context = inverse.astype(np.int32)
+        context = np.asarray(inverse, np.int32)
     return context, labels
 
 
@@ -317,12 +318,13 @@ def _phases(
 def _rank_within(owner: NDArray[np.int32]) -> NDArray[np.int64]:
     """0, 1, 2 ... within each run of equal owners."""
     starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-    return np.arange(owner.shape[0]) - np.repeat(starts, np.diff(np.r_[starts, owner.shape[0]]))
+    sizes = np.diff(np.append(starts, owner.shape[0]))
+    return np.arange(int(owner.shape[0]), dtype=np.int64) - np.repeat(starts, sizes)
 
 
 def _lookup(table: pa.Table, name: str, known: dict[str, Any], default: int) -> NDArray[np.int8]:
     if not name:
-        return np.full(table.num_rows, default, np.int8)
+        return np.full(int(table.num_rows), default, np.int8)
     code, texts = codes(table, name)
     values = np.array([int(known.get(text, default)) for text in texts] + [default], np.int8)
     return values[code]
@@ -330,5 +332,5 @@ def _lookup(table: pa.Table, name: str, known: dict[str, Any], default: int) -> 
 
 def _texts(table: pa.Table, name: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     if not name:
-        return np.full(table.num_rows, -1, np.int32), ()
+        return np.full(int(table.num_rows), -1, np.int32), ()
     return codes(table, name)
