@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tocsin.config import Settings
-from tocsin.errors import StorageError, Unavailable
+from tocsin.errors import StorageCorrupt, StorageError, Unavailable, WireError
 from tocsin.monitor.monitor import Transform
 from tocsin.runtime.datadir import DataDir, open_datadir, write_durably
 from tocsin.runtime.service import FleetService
@@ -73,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class TocsinServer:
-    """Construct (opens the data directory and the port), `start`, then `run_until_signalled` or `run_in_thread`, then `close`."""
+    """Construct (opens directory and port), `start`, then `run_until_signalled` or `run_in_thread`, then `close`."""
 
     def __init__(
         self, settings: Settings, *, alter: Mapping[int, Transform] | None = None, accelerated: bool = False
@@ -125,7 +125,13 @@ class TocsinServer:
         from tocsin.ingest.otlp_http import build_app
 
         self.service.start(progress)
-        app: Any = build_app(self.service, routes(self.service), salt=self.data.salt)
+        try:
+            app: Any = build_app(self.service, routes(self.service), salt=self.data.salt, held=self.service.held())
+        except WireError as error:
+            raise StorageCorrupt(
+                f"what {self.data.ingest} holds of unfinished traces is damaged: {error}",
+                remedy="restore the data directory from a copy, or start with another --data directory",
+            ) from error
         if self.settings.server.token:
             app = BearerToken(app, self.settings.server.token)
         config = uvicorn.Config(
@@ -142,14 +148,20 @@ class TocsinServer:
     def run_until_signalled(self) -> None:
         """Serve until SIGINT or SIGTERM, or until serving fails. Call on the main thread, then `close`.
 
+        Raises StorageError where it ended because nothing can be made durable, or judged, any more.
+
         The web server runs on a thread of its own because it would raise the signal again when it has stopped, and
         what was accepted must still be finished after that.
         """
         stop = threading.Event()
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, lambda _number, _frame: stop.set())
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             self.run_in_thread()
             while not stop.wait(WATCH_SECONDS):
+                self.service.check_alive()
                 if self._thread is None or not self._thread.is_alive():
                     break
         finally:

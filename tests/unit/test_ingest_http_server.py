@@ -7,6 +7,7 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +37,7 @@ from tocsin.ingest.admission import Admission, AdmissionConfig
 from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, inflate
 from tocsin.ingest.otlp_http import build_app
 from tocsin.model.events import Admitted, EventBatch
+from tocsin.runtime.ingest_log import Held
 
 T0 = 1_700_000_000_000_000_000
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -49,14 +51,23 @@ class LogInMemory:
     def __init__(self) -> None:
         self.admission = Admission(AdmissionConfig(late_seconds=100))
         self.batches: list[EventBatch] = []
+        self.held: list[Held] = []
         self.refuse: Exception | None = None
 
-    async def accept(self, batch: EventBatch) -> Admitted:
-        if self.refuse is not None:
+    def check_room(self, rows: int) -> None:
+        if isinstance(self.refuse, Overloaded):
             raise self.refuse
+
+    def accept(self, batch: EventBatch, held: Held) -> Future[Admitted]:
+        done: Future[Admitted] = Future()
+        if self.refuse is not None:
+            done.set_exception(self.refuse)
+            return done
         rows, account = self.admission.admit(batch)
         self.batches.append(rows)
-        return account
+        self.held.append(held)
+        done.set_result(account)
+        return done
 
     def events(self) -> list[tuple[str, str]]:
         return [

@@ -2,15 +2,17 @@
 
 An agent is, first that is there: `tocsin.agent.id`; `gen_ai.agent.id`; environment, namespace, service and agent name;
 the name of the trace's root span. `service.instance.id` never counts: it is new with every start. A span without a name
-of its own belongs to the nearest agent above it, and waits in memory until that one is known: what waits is not yet
-durable, although its request has been answered. The bound on its age is what a crash of the receiver can lose.
+of its own belongs to the nearest agent above it, and waits until that one is known. `take_held` tells what a restart
+needs to know of that, for the ingest log to keep; a trace whose spans all name their agents costs nothing there.
+What a restart forgets: spans of such traces, should one without a name still follow, and which words the raw text of a
+session had held (`tocsin.ingest.digest`), for calls still to come.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any, cast
@@ -19,11 +21,20 @@ import numpy as np
 
 from tocsin.ingest import names
 from tocsin.ingest.catalogue import EFFECTS, effect_of
+from tocsin.ingest.held import (
+    TraceStep,
+    decode_record,
+    encode_record,
+    session_scope,
+    session_words,
+    trace_scope,
+)
 from tocsin.ingest.ragged import text_hash
-from tocsin.ingest.rows import BatchBuilder, Row, bounded, number
+from tocsin.ingest.rows import Argument, BatchBuilder, Row, bounded, number
 from tocsin.ingest.sessions import Sessions, output_length, plain_text, structure
-from tocsin.ingest.traces import Link, Trace, TraceBuffer
+from tocsin.ingest.traces import Link, Trace, TraceBuffer, Unsaved
 from tocsin.model.events import Effect, EventBatch, Kind
+from tocsin.runtime.ingest_log import Held
 from tocsin.wire.otlp import SpanColumns
 
 IGNORED = "not_behaviour"  # spans of HTTP calls, chains, retrievers: nothing an agent did by itself
@@ -69,6 +80,9 @@ class Attributor:
         self._buffer = buffer if buffer is not None else TraceBuffer()
         self._sessions = Sessions(salt)
         self._builder = BatchBuilder()
+        self._changed: dict[bytes, Trace] = {}  # traces with something to write down
+        self._ended: list[bytes] = []  # traces of which everything written down can go
+        self._now_ns = 0
         self.counts: Counter[str] = Counter()
 
     @property
@@ -76,11 +90,41 @@ class Attributor:
         """Rows that wait for the spans above them."""
         return self._buffer.waiting
 
+    def restore(self, records: Iterable[bytes], now_ns: int) -> None:
+        """Go on where an earlier receiver ended, before anything else is taken in. `records` as `take_held` gave them.
+
+        Ageing goes on from the latest record: while nobody listened, no trace could be completed.
+
+        Raises:
+            WireError: a record is damaged.
+        """
+        found = [decode_record(record) for record in records]
+        away_ns = now_ns - max((step.now_ns for step in found if isinstance(step, TraceStep)), default=now_ns)
+        for record in found:
+            if isinstance(record, TraceStep):
+                at_ns = record.now_ns + away_ns
+                trace = self._buffer.restore(record.trace_id, at_ns, record.links, record.rows, record.released)
+                trace.begun_unnamed = record.begun_unnamed
+            else:
+                self._sessions.restore(record.key, record.words)
+
+    def take_held(self) -> Held:
+        """What a restart needs to know and was not told yet: to be made durable with the rows given out last."""
+        steps = [_step(trace, self._now_ns) for trace in self._changed.values()]
+        forgotten, words = self._sessions.take_unsaved()
+        drop = [trace_scope(trace_id) for trace_id in self._ended]
+        drop += [session_scope(key) for key in (*forgotten, *words)]
+        put = [(trace_scope(step.trace_id), encode_record(step)) for step in steps]
+        put += [(session_scope(key), encode_record(session_words(key, found))) for key, found in words.items()]
+        self._changed, self._ended = {}, []
+        return Held(drop, put)
+
     def attribute(self, spans: SpanColumns, now_ns: int) -> EventBatch:
         """Rows that are ready: of these spans, and of earlier ones that waited for them, by time of their end.
 
         `now_ns` is the receiver's clock; offsets and phases are admission's to set.
         """
+        self._now_ns = now_ns
         resources = [_Resource(attributes) for attributes in spans.resources]
         event_ids = _event_ids(spans)
         ready: list[Row] = []
@@ -94,24 +138,30 @@ class Attributor:
             trace = self._buffer.add(trace_id, span_id, link, now_ns)
             if link.agent or link.tool or not link.parent:
                 touched[id(trace)] = trace
+            if trace.unsaved is not None:
+                self._changed[trace_id] = trace
+            elif not link.agent:
+                self._buffer.keep(trace)
+                self._changed[trace_id] = trace
             row = self._row(spans, i, resource, operation, trace, link.tool, event_ids[i])
             if row is None:
                 self.counts[IGNORED] += 1
             elif link.agent and not row.mcp:
-                ready.append(self._settled(row, link.agent, trace, trace_id, span_id))
+                ready.append(self._settled(row, link.agent, trace, span_id))
             else:
                 row.agent = link.agent
-                self._buffer.wait(trace, span_id, (trace_id, row))
-                touched[id(trace)] = trace
+                self._buffer.wait(trace, span_id, row)
+                self._changed[trace_id] = touched[id(trace)] = trace
         for trace in touched.values():
-            for span_id, (trace_id, row) in self._buffer.resolved(trace, _known):
-                self._release(row, trace, trace_id, span_id, ready)
+            for span_id, row in self._buffer.resolved(trace, _known):
+                self._release(row, trace, span_id, ready)
         self._expire(now_ns, ready)
         ready.sort(key=lambda row: row.t_ns)
         return self._builder.build(ready)
 
     def sweep(self, now_ns: int) -> EventBatch:
         """Rows that have waited too long; to be called now and then, as a silent fleet brings no requests."""
+        self._now_ns = now_ns
         ready: list[Row] = []
         self._expire(now_ns, ready)
         ready.sort(key=lambda row: row.t_ns)
@@ -119,26 +169,29 @@ class Attributor:
 
     def _expire(self, now_ns: int, ready: list[Row]) -> None:
         for trace in self._buffer.expired(now_ns):
-            for span_id, (trace_id, row) in trace.waiting.items():
-                self._release(row, trace, trace_id, span_id, ready)
+            self._changed.pop(trace.trace_id, None)
+            if trace.unsaved is not None and trace.unsaved.written:
+                self._ended.append(trace.trace_id)
+            for span_id, row in trace.waiting.items():
+                self._release(row, trace, span_id, ready)
 
-    def _release(self, row: Row, trace: Trace, trace_id: bytes, span_id: bytes, ready: list[Row]) -> None:
+    def _release(self, row: Row, trace: Trace, span_id: bytes, ready: list[Row]) -> None:
         agent = row.agent or trace.agent(span_id) or row.fallback
         if row.mcp and trace.told(span_id, row.action):
             self.counts[TWICE] += 1
         elif not agent:
             self.counts[UNATTRIBUTED] += 1
         else:
-            ready.append(self._settled(row, agent, trace, trace_id, span_id))
+            ready.append(self._settled(row, agent, trace, span_id))
 
-    def _settled(self, row: Row, agent: str, trace: Trace, trace_id: bytes, span_id: bytes) -> Row:
+    def _settled(self, row: Row, agent: str, trace: Trace, span_id: bytes) -> Row:
         """The row with its agent, its session and the words of the session's request."""
         conversation = trace.session(span_id)
         if not conversation:
             trace.begun_unnamed = True
         row.agent = agent
-        row.session = session_hash(conversation) if conversation else _number(trace_id[:8])
-        row.words = self._sessions.words(conversation or trace_id)
+        row.session = session_hash(conversation) if conversation else _number(trace.trace_id[:8])
+        row.words = self._sessions.words(conversation or trace.trace_id)
         return row
 
     def _row(
@@ -158,7 +211,8 @@ class Attributor:
         error = spans.error[i] or _failed(attributes)
         duration_ms = max(0, spans.end_ns[i] - spans.start_ns[i]) / 1e6
         values = [duration_ms, _NAN, _NAN, 1.0 if error else 0.0, _NAN, _NAN, _NAN]
-        action, effect, arguments = "", UNKNOWN_EFFECT, ""
+        action, effect = "", UNKNOWN_EFFECT
+        arguments: tuple[Argument, ...] = ()
         if kind == CALL:
             action = tool
             effect = _effect(attributes, tool)
@@ -182,13 +236,14 @@ class Attributor:
             values=values,
             metrics=metrics,
             arguments=arguments,
-            words=(),
             fallback=resource.service,
             mcp=kind == CALL and names.is_mcp_call(attributes, spans.name[i]),
         )
 
-    def _arguments(self, attributes: Mapping[str, Any], key: object, tool: str, values: list[float]) -> str:
-        """Digest of a call's arguments, the sender's own or made here of raw text; fills in n_args and out_len."""
+    def _arguments(
+        self, attributes: Mapping[str, Any], key: bytes | str, tool: str, values: list[float]
+    ) -> tuple[Argument, ...]:
+        """A call's arguments, of the sender's own digest or of raw text digested here; fills in n_args and out_len."""
         digest = attributes.get("tocsin.tool.args")
         if not isinstance(digest, str):
             raw = structure(names.first(attributes, names.RAW_ARGUMENTS))
@@ -205,12 +260,27 @@ class Attributor:
                 values[6] = len(text)
         else:
             values[4] = digest.count("|") + 1 if digest else 0
-        return digest
+        return self._builder.arguments(digest) if digest else ()
 
 
-def _known(trace: Trace, span_id: bytes, waiting: tuple[bytes, Row]) -> bool:
+def _step(trace: Trace, now_ns: int) -> TraceStep:
+    """What happened to `trace` since it was last asked; rows that came and went between leave no mark."""
+    unsaved = trace.unsaved or Unsaved()
+    came = {span_id for span_id, _ in unsaved.rows}
+    went = set(unsaved.released)
+    trace.unsaved = Unsaved(written=True)
+    return TraceStep(
+        trace_id=trace.trace_id,
+        now_ns=now_ns,
+        begun_unnamed=trace.begun_unnamed,
+        links=unsaved.links,
+        rows=[(span_id, row) for span_id, row in unsaved.rows if span_id not in went],
+        released=[span_id for span_id in unsaved.released if span_id not in came],
+    )
+
+
+def _known(trace: Trace, span_id: bytes, row: Row) -> bool:
     """Whether the agent of a waiting row is known, and for an MCP call also whether it was told already."""
-    row = waiting[1]
     if row.mcp and trace.told(span_id, row.action) is None:
         return False
     return bool(row.agent) or trace.agent(span_id) is not None

@@ -1,8 +1,8 @@
 """OTLP over HTTP: /v1/traces analysed; /v1/logs and /v1/metrics counted. Protobuf and JSON, plain and gzip.
 
-200 means durable: it is sent after `Sink.accept` returned (what still waits for its trace apart, see
-`tocsin.ingest.attribution`). Overload is 503 with Retry-After; what a refused request had already released from
-the trace buffer is kept and offered first next time, so nothing of other requests is lost.
+200 means durable: events, and what is held of spans that wait for their trace. Whether there is room is asked after a
+request was decoded and before it changes anything: a refusal (503 with Retry-After) leaves nothing behind, and what was
+taken in is handed over even when its sender has gone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -28,6 +28,7 @@ from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, infla
 from tocsin.ingest.names import WANTED
 from tocsin.ingest.replies import JSON, PROTOBUF, exported, failed
 from tocsin.model.events import Admitted, EventBatch
+from tocsin.runtime.ingest_log import Held
 from tocsin.wire import otlp, otlp_json
 from tocsin.wire.otlp import SpanColumns
 
@@ -37,9 +38,15 @@ SWEEP_SECONDS = 5.0
 
 
 class Sink(Protocol):
-    """Where rows go. `accept` returns once they are durable; raises Overloaded before taking anything."""
+    """Where rows go. Called on the receiver's one worker thread."""
 
-    async def accept(self, batch: EventBatch) -> Admitted: ...
+    def check_room(self, rows: int) -> None:
+        """Raises Overloaded where there is no room for `rows` more, StorageError where there will never be."""
+        ...
+
+    def accept(self, batch: EventBatch, held: Held) -> Future[Admitted]:
+        """Done once rows and what is held are durable, as one, after everything handed over before."""
+        ...
 
 
 class Receiver:
@@ -50,7 +57,6 @@ class Receiver:
         self._attributor = attributor
         self._now_ns = now_ns
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="tocsin-decode")
-        self._owed: list[EventBatch] = []
         self._in_flight = 0
         self.counts: Counter[str] = Counter()  # requests, spans and what was left out, by reason
 
@@ -60,9 +66,8 @@ class Receiver:
 
     async def traces(self, encoding: str, body: bytes, gzipped: bool) -> Response:
         """Take in a trace request."""
-        await self._settle()
-        columns, batch = await self._work(self._decode_traces, encoding, body, gzipped)
-        admitted = await self._accept(batch)
+        columns, accepted = await self._work(self._take_in, encoding, body, gzipped)
+        admitted: Admitted = await asyncio.wrap_future(accepted)
         left_out: Counter[str] = Counter(columns.refused)
         left_out.update({reason: count for reason, count in admitted.refused.items() if reason != DUPLICATE})
         self.counts.update(spans=len(columns))
@@ -86,10 +91,9 @@ class Receiver:
         return exported(encoding, "data_points", points, _UNUSED.format("metrics") if points else "")
 
     async def sweep(self) -> None:
-        """Pass on rows that have waited for their trace too long."""
-        with contextlib.suppress(Overloaded):
-            await self._settle()
-            await self._accept(await self._work(lambda: self._attributor.sweep(self._now_ns())))
+        """Pass on rows that have waited for their trace too long; later, where there is no room for them now."""
+        with contextlib.suppress(TocsinError):
+            await asyncio.wrap_future(await self._work(self._take_out))
 
     async def sweep_forever(self) -> None:
         """Sweep every few seconds until cancelled."""
@@ -112,32 +116,21 @@ class Receiver:
         finally:
             self._in_flight -= 1
 
-    def _decode_traces(self, encoding: str, body: bytes, gzipped: bool) -> tuple[SpanColumns, EventBatch]:
+    def _take_in(self, encoding: str, body: bytes, gzipped: bool) -> tuple[SpanColumns, Future[Admitted]]:
+        """Everything from bytes to the sink, in one go: whoever stops waiting for it does not stop it half way."""
         decode = otlp_json.decode_traces if encoding == JSON else otlp.decode_traces
         columns = decode(inflate(body) if gzipped else body, WANTED)
-        return columns, self._attributor.attribute(columns, self._now_ns())
+        self._sink.check_room(len(columns))
+        batch = self._attributor.attribute(columns, self._now_ns())
+        # Even where there is nothing new: a repeated request must not be answered before what it repeats is durable.
+        return columns, self._sink.accept(batch, self._attributor.take_held())
+
+    def _take_out(self) -> Future[Admitted]:
+        self._sink.check_room(1)
+        return self._sink.accept(self._attributor.sweep(self._now_ns()), self._attributor.take_held())
 
     async def _work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
-
-    async def _settle(self) -> None:
-        """Pass on what earlier requests still owe. Raises Overloaded while that is not possible."""
-        while self._owed:
-            batch = self._owed.pop(0)
-            try:
-                await self._sink.accept(batch)
-            except Overloaded:
-                self._owed.insert(0, batch)
-                raise
-
-    async def _accept(self, batch: EventBatch) -> Admitted:
-        if not len(batch):
-            return Admitted(0, {})
-        try:
-            return await self._sink.accept(batch)
-        except Overloaded:
-            self._owed.append(batch)
-            raise
 
 
 class _Endpoint:
@@ -201,14 +194,18 @@ def build_app(
     api_routes: Sequence[BaseRoute] = (),
     *,
     salt: bytes = b"",
+    held: Iterable[bytes] = (),
     now_ns: Callable[[], int] = time.time_ns,
     lifespan: Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]] | None = None,
 ) -> Starlette:
     """An ASGI application: OTLP in, and `api_routes` beside it. `app.state.receiver.counters()` tells what came.
 
-    `salt` keys the digests of raw text that senders did not digest themselves; `lifespan` runs around its own.
+    `salt` keys the digests of raw text that senders did not digest themselves; `held` is what the sink still holds for
+    an earlier receiver; `lifespan` runs around its own. Raises WireError where a held record is damaged.
     """
-    receiver = Receiver(sink, Attributor(salt), now_ns)
+    attributor = Attributor(salt)
+    attributor.restore(held, now_ns())
+    receiver = Receiver(sink, attributor, now_ns)
 
     @contextlib.asynccontextmanager
     async def living(app: Starlette) -> AsyncGenerator[None]:

@@ -6,14 +6,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.ingest.ragged import MAX_ARGUMENTS, MAX_LENGTH, OTHER, TYPE_CODES, text_hash
-from tocsin.model.events import EventBatch
+from tocsin.model.events import ARG_TYPES, Effect, EventBatch, Kind
 
 CORE: Final = ("duration_ms", "input_tokens", "output_tokens", "error", "n_args", "msg_len", "out_len")
 MAX_METRICS: Final = 64  # further names of `tocsin.metric.*` in one batch are dropped and counted
@@ -21,27 +21,38 @@ MAX_ID_BYTES: Final = 256
 MAX_KNOWN: Final = 65_536
 _NAN: Final = float("nan")
 
-Argument = tuple[int, int, int, int, int]  # name, value, type, flags, length
+Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_ID_BYTES)]
+Argument = tuple[  # name, value, type, flags, length
+    Int64,
+    Int64,
+    Annotated[int, msgspec.Meta(ge=0, lt=len(ARG_TYPES))],
+    Annotated[int, msgspec.Meta(ge=0, le=3)],
+    Annotated[int, msgspec.Meta(ge=0, le=MAX_LENGTH)],
+]
 
 
-class Row(msgspec.Struct):
-    """One event. `agent` and `session` are set once the span's place in its trace is known."""
+class Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """One event. `agent`, `session` and `words` are set once the span's place in its trace is known.
 
-    event_id: int
-    t_ns: int
-    kind: int
-    action: str  # '' where the event has none
-    effect: int
-    group: str
-    context: str
-    values: list[float]  # as CORE
-    metrics: dict[str, float] | None
-    arguments: str  # `name:type:hash:P:T:len|...`
-    words: tuple[int, ...]
-    fallback: str  # agent where the trace never tells, '' for unattributed
+    The order and bounds of its fields are part of the form in which waiting rows are stored.
+    """
+
+    event_id: Int64
+    t_ns: Int64
+    kind: Annotated[int, msgspec.Meta(ge=0, lt=len(Kind))]
+    action: Text  # '' where the event has none
+    effect: Annotated[int, msgspec.Meta(ge=0, lt=len(Effect))]
+    group: Text
+    context: Text
+    values: Annotated[list[float], msgspec.Meta(min_length=len(CORE), max_length=len(CORE))]  # as CORE
+    metrics: dict[Text, float] | None
+    arguments: tuple[Argument, ...]
+    fallback: Text  # agent where the trace never tells, '' for unattributed
     mcp: bool  # an MCP call, which an outer span may already have told
-    agent: str = ""
-    session: int = 0
+    agent: Text = ""
+    session: Int64 = 0
+    words: tuple[int, ...] = ()
 
 
 class BatchBuilder:
@@ -59,8 +70,7 @@ class BatchBuilder:
         groups, group = _codes([row.group for row in rows])
         contexts, context = _codes([row.context for row in rows])
         features, values = self._values(rows)
-        parsed = [self._arguments(row.arguments) if row.arguments else () for row in rows]
-        flat = np.array([argument for one in parsed for argument in one], np.int64).reshape(-1, 5)
+        flat = np.array([argument for row in rows for argument in row.arguments], np.int64).reshape(-1, 5)
 
         return EventBatch(
             offset=offset,
@@ -79,7 +89,7 @@ class BatchBuilder:
             context=context,
             feature_names=features,
             values=values,
-            arg_offset=_offsets([len(one) for one in parsed]),
+            arg_offset=_offsets([len(row.arguments) for row in rows]),
             arg_name=np.ascontiguousarray(flat[:, 0]),
             arg_hash=np.ascontiguousarray(flat[:, 1]),
             arg_type=flat[:, 2].astype(np.int8),
@@ -111,8 +121,8 @@ class BatchBuilder:
             values = wide
         return tuple(places), values
 
-    def _arguments(self, text: str) -> list[Argument]:
-        """Arguments of one call; what is malformed is left out and counted, as the text is the sender's."""
+    def arguments(self, text: str) -> tuple[Argument, ...]:
+        """Arguments of one call, `name:type:hash:P:T:len|...`; what is malformed is left out and counted."""
         out: list[Argument] = []
         for part in text.split("|")[:MAX_ARGUMENTS]:
             argument = self._known.get(part)
@@ -126,7 +136,7 @@ class BatchBuilder:
                 self.arguments_malformed += 1
             else:
                 out.append(argument)
-        return out
+        return tuple(out)
 
 
 def _argument(part: str) -> Argument | None:

@@ -22,22 +22,37 @@ class Sessions:
 
     def __init__(self, salt: bytes) -> None:
         self._salt = salt
-        self._words: OrderedDict[object, tuple[int, ...]] = OrderedDict()
-        self._digests: OrderedDict[object, SessionDigest] = OrderedDict()
+        self._words: OrderedDict[bytes | str, tuple[int, ...]] = OrderedDict()
+        self._digests: OrderedDict[bytes | str, SessionDigest] = OrderedDict()
+        self._unsaved: dict[bytes | str, tuple[int, ...]] = {}
+        self._forgotten: list[bytes | str] = []
 
-    def words(self, key: object) -> tuple[int, ...]:
+    def words(self, key: bytes | str) -> tuple[int, ...]:
         """Hashed words of the session's request; () while unknown."""
         return self._words.get(key, ())
 
-    def signature(self, key: object, text: str) -> None:
+    def signature(self, key: bytes | str, text: str) -> None:
         """Take in a `tocsin.prompt.signature`; what is not a small number in it is left out."""
         words = text[: 8 * MAX_WORDS].split()[:MAX_WORDS]
-        self._words[key] = tuple(int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 10)
+        found = tuple(int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 10)
+        if self._words.get(key) != found:
+            self._unsaved[key] = found
+        self.restore(key, found)
+
+    def restore(self, key: bytes | str, words: tuple[int, ...]) -> None:
+        """The words of a session, as written down earlier."""
+        self._words[key] = words
         self._words.move_to_end(key)
         if len(self._words) > MAX_SESSIONS:
-            self._words.popitem(last=False)
+            self._forgotten.append(self._words.popitem(last=False)[0])
 
-    def digest(self, key: object) -> SessionDigest:
+    def take_unsaved(self) -> tuple[list[bytes | str], dict[bytes | str, tuple[int, ...]]]:
+        """Sessions forgotten, and words learned of those still known, since this was asked last."""
+        forgotten, unsaved = self._forgotten, self._unsaved
+        self._forgotten, self._unsaved = [], {}
+        return forgotten, {key: words for key, words in unsaved.items() if key in self._words}
+
+    def digest(self, key: bytes | str) -> SessionDigest:
         """The running digest of a session whose spans carry raw text."""
         digest = self._digests.get(key)
         if digest is None:
@@ -47,7 +62,7 @@ class Sessions:
         self._digests.move_to_end(key)
         return digest
 
-    def messages(self, key: object, raw: Any) -> None:
+    def messages(self, key: bytes | str, raw: Any) -> None:
         """Take in the input messages of a model call: the user's are the request, a tool's are outputs."""
         requests: list[str] = []
         digest = self.digest(key)

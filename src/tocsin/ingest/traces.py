@@ -7,9 +7,9 @@ remembered, by id and parent only, until the answer is known or a bound on count
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -17,27 +17,42 @@ MAX_ANCESTORS = 64  # a longer or circular chain of parents counts as broken
 NS_PER_SECOND = 1_000_000_000
 
 
-class Link(msgspec.Struct, frozen=True, gc=False):
-    """What a span tells about those below it: '' where it says nothing."""
+Text = Annotated[str, msgspec.Meta(max_length=256)]
 
-    parent: bytes  # b'' for a root
-    agent: str
-    conversation: str
-    tool: str  # name of the tool where the span is a call
-    root_agent: str  # name to fall back on at a root
+
+class Link(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """What a span tells about those below it: '' where it says nothing. The order of fields is a stored form's."""
+
+    parent: Annotated[bytes, msgspec.Meta(max_length=8)]  # b'' for a root
+    agent: Text
+    conversation: Text
+    tool: Text  # name of the tool where the span is a call
+    root_agent: Text  # name to fall back on at a root
     is_agent: bool = False  # an agent span: calls above it are not its tools' own
+
+
+@dataclass(slots=True)
+class Unsaved:
+    """What happened to a trace since it was last written down."""
+
+    links: list[tuple[bytes, Link]] = field(default_factory=list[tuple[bytes, Link]])
+    rows: list[tuple[bytes, Any]] = field(default_factory=list[tuple[bytes, Any]])  # began to wait
+    released: list[bytes] = field(default_factory=list[bytes])  # wait no longer
+    written: bool = False  # something earlier of the trace is in the store
 
 
 @dataclass(slots=True)
 class Trace:
     """One trace: links by span id and rows (opaque here) that wait for the chain above them to be complete."""
 
+    trace_id: bytes
     touched_ns: int  # when its latest span arrived, by the receiver's clock
     links: dict[bytes, Link] = field(default_factory=dict[bytes, Link])
     waiting: dict[bytes, Any] = field(default_factory=dict[bytes, Any])
     conversation: str = ""  # latest seen anywhere in the trace
     begun_unnamed: bool = False  # rows left under the trace's own id: the rest of it follows them
     complete: bool = False  # something has been seen that may end a wait: a root, an agent, a call
+    unsaved: Unsaved | None = None  # None while every span seen names its agent: nothing needs to outlive a restart
 
     def ancestors(self, span_id: bytes) -> Iterator[Link | None]:
         """Links from the span itself upwards; a last None where the chain breaks off."""
@@ -99,32 +114,67 @@ class TraceBuffer:
         """Remember a span; the trace becomes the most recently used."""
         trace = self._traces.get(trace_id)
         if trace is None:
-            trace = self._traces[trace_id] = Trace(now_ns)
+            trace = self._traces[trace_id] = Trace(trace_id, now_ns)
         else:
             self._traces.move_to_end(trace_id)
         if span_id not in trace.links:
             self._spans += 1
-        trace.links[span_id] = link
-        if link.conversation:
-            trace.conversation = link.conversation
+            trace.links[span_id] = link
+            if trace.unsaved is not None:
+                trace.unsaved.links.append((span_id, link))
+            if link.conversation:
+                trace.conversation = link.conversation
         if link.agent or link.tool or not link.parent:
             trace.complete = True
         trace.touched_ns = now_ns
         return trace
 
+    def keep(self, trace: Trace) -> Unsaved:
+        """From now on note what happens to `trace`, beginning with all that has."""
+        if trace.unsaved is None:
+            trace.unsaved = Unsaved(list(trace.links.items()))
+        return trace.unsaved
+
     def wait(self, trace: Trace, span_id: bytes, row: Any) -> None:
-        """Keep `row` until the chain above its span is known."""
-        self.waiting += span_id not in trace.waiting
-        trace.waiting[span_id] = row
+        """Keep `row` until the chain above its span is known. The first telling of a span counts."""
+        if span_id not in trace.waiting:
+            self.waiting += 1
+            trace.waiting[span_id] = row
+            self.keep(trace).rows.append((span_id, row))
+
+    def restore(
+        self,
+        trace_id: bytes,
+        now_ns: int,
+        links: Sequence[tuple[bytes, Link]],
+        rows: Sequence[tuple[bytes, Any]],
+        released: Sequence[bytes],
+    ) -> Trace:
+        """Do to a trace what was once noted of it (see `Unsaved`); steps of one trace in their order."""
+        trace = self._traces.setdefault(trace_id, Trace(trace_id, now_ns))
+        self._traces.move_to_end(trace_id)
+        trace.touched_ns = now_ns
+        for span_id, link in links:
+            self.add(trace_id, span_id, link, now_ns)
+        for span_id, row in rows:
+            self.wait(trace, span_id, row)
+        self.release(trace, [span_id for span_id in dict.fromkeys(released) if span_id in trace.waiting])
+        trace.unsaved = Unsaved(written=True)
+        return trace
+
+    def release(self, trace: Trace, span_ids: Sequence[bytes]) -> None:
+        """Let the rows of `span_ids` wait no longer."""
+        for span_id in span_ids:
+            del trace.waiting[span_id]
+        self.waiting -= len(span_ids)
+        self.keep(trace).released.extend(span_ids)
 
     def resolved(self, trace: Trace, known: Callable[[Trace, bytes, Any], bool]) -> list[tuple[bytes, Any]]:
         """Take out the waiting rows about which all that matters is `known`."""
         if not trace.complete or not trace.waiting:
             return []
         ready = [(span_id, row) for span_id, row in trace.waiting.items() if known(trace, span_id, row)]
-        for span_id, _ in ready:
-            del trace.waiting[span_id]
-        self.waiting -= len(ready)
+        self.release(trace, [span_id for span_id, _ in ready])
         return ready
 
     def expired(self, now_ns: int) -> list[Trace]:

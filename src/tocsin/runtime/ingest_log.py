@@ -2,11 +2,15 @@
 
 After a restart the log is replayed, in order, through the detectors, which are deterministic: that rebuilds what every
 monitor had learned. A batch carries its own checksum (`tocsin.wire.events`), a seal is plain JSON.
+
+Beside the log stands what the receiver holds of requests it has answered and that is no event yet (`Held`). It changes
+in the same transaction as the log: an event is in the one or in the other, never in both or in neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,21 +27,38 @@ CREATE TABLE log (
 );
 """
 VERSION = 1
+# Added after the first format had data: a log without it holds nothing, and a reader of that format ignores it.
+HELD_SCHEMA = """
+CREATE TABLE IF NOT EXISTS held (serial INTEGER PRIMARY KEY, scope BLOB NOT NULL, record BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS held_scope ON held (scope);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A change of what is held. Records are the receiver's own, opaque here; `drop` is done before `put`."""
+
+    drop: Sequence[bytes] = ()  # scopes of which every record goes
+    put: Sequence[tuple[bytes, bytes]] = ()  # scope, record; records of a scope keep their order
+
+    def __bool__(self) -> bool:
+        return bool(self.drop or self.put)
 
 
 class IngestLog:
-    """Append-only. `next_offset` is where the next batch must start."""
+    """The log is append-only; `next_offset` is where the next batch must start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db = open_database(path, SCHEMA, VERSION)
         with storage_errors(path):
+            self._db.executescript(HELD_SCHEMA)
             query = "SELECT start + rows FROM log ORDER BY serial DESC LIMIT 1"
             last = self._db.execute(query).fetchone()
         self.next_offset: int = last[0] if last else 0
 
-    def append(self, entries: Sequence[Observed | Sealed]) -> None:
-        """Make `entries` durable, in order, in one transaction."""
+    def append(self, entries: Sequence[Observed | Sealed], held: Sequence[Held] = ()) -> None:
+        """Make `entries` and changes of what is `held` durable, each in order, all in one transaction."""
         rows: list[tuple[int, int, str, bytes]] = []
         offset = self.next_offset
         for entry in entries:
@@ -48,6 +69,9 @@ class IngestLog:
                 rows.append((offset, 0, "seal", msgspec.json.encode(entry.agents)))
         with transaction(self._db, self._path) as db:
             db.executemany("INSERT INTO log (start, rows, kind, body) VALUES (?, ?, ?, ?)", rows)
+            for change in held:
+                db.executemany("DELETE FROM held WHERE scope = ?", [(scope,) for scope in change.drop])
+                db.executemany("INSERT INTO held (scope, record) VALUES (?, ?)", change.put)
         self.next_offset = offset
 
     def replay(self) -> Iterable[Observed | Sealed]:
@@ -63,6 +87,11 @@ class IngestLog:
                         f"record {serial} of {self._path} is damaged: {error}",
                         remedy="restore the data directory from a copy, or start with another --data directory",
                     ) from error
+
+    def held(self) -> list[bytes]:
+        """All that is held, in the order put."""
+        with storage_errors(self._path):
+            return [record for (record,) in self._db.execute("SELECT record FROM held ORDER BY serial")]
 
     def close(self) -> None:
         self._db.close()

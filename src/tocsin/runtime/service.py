@@ -2,14 +2,16 @@
 
     accept() ─> writer thread: admit, one durable record, acknowledge ─> engine thread: judge, agree, store verdicts
 
-`accept` returns only after the events are on disk. The queue between the two is bounded in events: beyond it senders
-are told to come back later, before anything is accepted. One batch in the log is one step of every monitor, so requests
-that wait together are joined before they are written; that is what makes a replay of the log exact.
+What `accept` returns is done only after the events, and what is held of others, are on disk. The queue between the two
+is bounded in events: beyond it senders are told to come back later, before anything is accepted. One batch in the log
+is one step of every monitor, so requests that wait together are joined before they are written; that is what makes a
+replay of the log exact.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +33,7 @@ from tocsin.runtime.certificates import store_verdict
 from tocsin.runtime.clock import SystemClock
 from tocsin.runtime.datadir import DataDir
 from tocsin.runtime.engine import Engine
-from tocsin.runtime.ingest_log import IngestLog
+from tocsin.runtime.ingest_log import Held, IngestLog
 from tocsin.runtime.journal import Journal
 from tocsin.runtime.pictures import fleet_picture
 from tocsin.runtime.store import Store
@@ -40,6 +42,7 @@ T = TypeVar("T")
 PICTURE_SECONDS = 10.0
 JOIN_ROWS = 16_384
 IDLE_SECONDS = 0.5
+NOTHING_HELD = Held()
 
 log = structlog.get_logger("tocsin.service")
 
@@ -57,6 +60,7 @@ class Admits(Protocol):
 @dataclass(slots=True)
 class _Rows:
     rows: EventBatch
+    held: Held
     done: Future[Admitted]
 
 
@@ -64,6 +68,12 @@ class _Rows:
 class _Seal:
     agents: tuple[str, ...] | None
     done: Future[int]
+
+
+@dataclass(slots=True)
+class _Question:
+    ask: Callable[[Engine, Store], Any]
+    done: Future[Any]
 
 
 def _answer(done: Future[T], value: T) -> None:
@@ -75,6 +85,15 @@ def _answer(done: Future[T], value: T) -> None:
 def _fail(done: Future[Any], error: BaseException) -> None:
     if not done.done() and done.set_running_or_notify_cancel():
         done.set_exception(error)
+
+
+def _refuse(waiting: queue.Queue[Any], ended: threading.Event) -> None:
+    """Fail what waits for a thread that has ended; to be asked after every put, as it may have ended just before."""
+    with contextlib.suppress(queue.Empty):
+        while ended.is_set():
+            item = waiting.get_nowait()
+            if isinstance(item, _Rows | _Seal | _Question):
+                _fail(item.done, StorageError("tocsin has stopped", remedy="see its log, then start it again"))
 
 
 class FleetService:
@@ -103,14 +122,18 @@ class FleetService:
             on_verdict=self._on_verdict,
         )
         self._incoming: queue.Queue[_Rows | _Seal | None] = queue.Queue()
-        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._work: queue.Queue[Callable[[], None] | _Question | None] = queue.Queue()
         self._waiting_rows = 0
         self._counting = threading.Lock()
         self._failure: BaseException | None = None
+        self._writer_ended = threading.Event()
+        self._analyst_ended = threading.Event()
         self._status = self.engine.status()
         self._listeners: list[Callable[[Verdict], None]] = []
-        self._writer = threading.Thread(target=self._guarded(self._write_forever), name="tocsin-writer")
-        self._analyst = threading.Thread(target=self._guarded(self._analyse_forever), name="tocsin-engine")
+        write = self._guarded(self._write_forever, self._incoming, self._writer_ended)
+        analyse = self._guarded(self._analyse_forever, self._work, self._analyst_ended)
+        self._writer = threading.Thread(target=write, name="tocsin-writer")
+        self._analyst = threading.Thread(target=analyse, name="tocsin-engine")
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -145,40 +168,37 @@ class FleetService:
 
     # -- what the web server calls ------------------------------------------------------------------------------------
 
-    async def accept(self, batch: EventBatch) -> Admitted:
-        """Make a batch durable. Raises Overloaded, before accepting anything, when analysis has fallen behind."""
+    def check_room(self, rows: int) -> None:
+        """Raises Overloaded when analysis has fallen too far behind to take `rows` more."""
         self.check_alive()
-        rows = len(batch)
+        limit = self._settings.limits.queue_events
+        if self._waiting_rows + rows > max(limit, rows):
+            raise Overloaded(f"{self._waiting_rows} events are waiting to be analysed", remedy="send again later")
+
+    def accept(self, batch: EventBatch, held: Held = NOTHING_HELD) -> Future[Admitted]:
+        """Make a batch, and the change of what is held, durable as one; ask `check_room` before."""
         with self._counting:
-            limit = self._settings.limits.queue_events
-            if self._waiting_rows + rows > max(limit, rows):
-                raise Overloaded(f"{self._waiting_rows} events are waiting to be analysed", remedy="send again later")
-            self._waiting_rows += rows
+            self._waiting_rows += len(batch)
         done: Future[Admitted] = Future()
-        self._incoming.put(_Rows(batch, done))
-        return await asyncio.wrap_future(done)
+        self._enqueue(_Rows(batch, held, done))
+        return done
+
+    def held(self) -> list[bytes]:
+        """Records of what is held, in the order put."""
+        return self._log.held()
 
     async def seal(self, agents: tuple[str, ...] | None) -> int:
         """End the learning phase of `agents` (None: everybody seen). Durable; returns the ingest offset."""
-        self.check_alive()
         done: Future[int] = Future()
-        self._incoming.put(_Seal(agents, done))
+        self._enqueue(_Seal(agents, done))
         return await asyncio.wrap_future(done)
 
     async def ask(self, question: Callable[[Engine, Store], T]) -> T:
         """Run `question` on the engine's thread, between steps."""
         self.check_alive()
         answer: Future[T] = Future()
-
-        def run() -> None:
-            if not answer.set_running_or_notify_cancel():
-                return  # whoever asked has gone
-            try:
-                answer.set_result(question(self.engine, self._store))
-            except BaseException as error:  # noqa: BLE001 - handed to whoever asked
-                answer.set_exception(error)
-
-        self._work.put(run)
+        self._work.put(_Question(question, answer))
+        _refuse(self._work, self._analyst_ended)
         return await asyncio.wrap_future(answer)
 
     def check_alive(self) -> None:
@@ -188,7 +208,14 @@ class FleetService:
 
     # -- threads ----------------------------------------------------------------------------------------------------
 
-    def _guarded(self, work: Callable[[], None]) -> Callable[[], None]:
+    def _enqueue(self, item: _Rows | _Seal) -> None:
+        self.check_alive()
+        self._incoming.put(item)
+        _refuse(self._incoming, self._writer_ended)
+
+    def _guarded(
+        self, work: Callable[[], None], waiting: queue.Queue[Any], ended: threading.Event
+    ) -> Callable[[], None]:
         """A thread that dies takes the service out of business, loudly: nothing is accepted afterwards."""
 
         def run() -> None:
@@ -197,18 +224,13 @@ class FleetService:
             except BaseException as error:
                 self._failure = error
                 log.error("stopped", cause=str(error), exc_info=not isinstance(error, TocsinError))
-                self._refuse_waiting(error)
+                # The other thread finishes what it has and ends too: without this one it can do nothing more.
+                self._incoming.put(None)
+                self._work.put(None)
+            ended.set()
+            _refuse(waiting, ended)
 
         return run
-
-    def _refuse_waiting(self, error: BaseException) -> None:
-        while True:
-            try:
-                item = self._incoming.get_nowait()
-            except queue.Empty:
-                return
-            if item is not None:
-                _fail(item.done, StorageError(f"tocsin has stopped: {error}"))
 
     def _write_forever(self) -> None:
         while (item := self._incoming.get()) is not None:
@@ -254,13 +276,15 @@ class FleetService:
                 self._admission.seal(item.agents)
                 entries.append(Sealed(item.agents, offset))
                 answers.append(partial(_answer, item.done, offset))
-        if entries:
-            self._log.append(entries)
+        held = [item.held for item in gathered if isinstance(item, _Rows) and item.held]
+        if entries or held:
+            self._log.append(entries, held)
         with self._counting:
             self._waiting_rows -= offered_rows - admitted_rows
         for answer in answers:
             answer()
-        self._work.put(partial(self._analyse, entries, admitted_rows))
+        if entries:
+            self._work.put(partial(self._analyse, entries, admitted_rows))
 
     def _analyse(self, entries: Sequence[Observed | Sealed], rows: int) -> None:
         self.engine.feed(entries)
@@ -277,7 +301,10 @@ class FleetService:
                 work = self._work.get(timeout=wait) if wait > 0 else self._work.get_nowait()
                 if work is None:
                     break
-                work()
+                if isinstance(work, _Question):
+                    self._reply(work)
+                else:
+                    work()
             except queue.Empty:
                 pass
             self.engine.tick()
@@ -286,6 +313,14 @@ class FleetService:
                 self._take_picture()
                 pictured_ns = clock.now_ns()
         self._take_picture()
+
+    def _reply(self, question: _Question) -> None:
+        if not question.done.set_running_or_notify_cancel():
+            return  # whoever asked has gone
+        try:
+            question.done.set_result(question.ask(self.engine, self._store))
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asked
+            question.done.set_exception(error)
 
     def _take_picture(self) -> None:
         self._store.put_picture("fleet", self.engine.clock.now_ns() // 1_000_000, fleet_picture(self.engine))
