@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -38,6 +39,7 @@ class Service:
         found = re.search(r"http://\S+", first)
         assert found, f"tocsin did not start: {first!r}"
         self.url = found.group()
+        threading.Thread(target=self._process.stdout.read, daemon=True).start()
 
     def ask(self, path: str, body: bytes | None = None) -> Any:
         with urllib.request.urlopen(urllib.request.Request(self.url + path, data=body), timeout=120) as answer:
@@ -57,8 +59,6 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)
         self._process.wait(READY_SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 def measure(bench: Bench) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import sys
+import threading
 import urllib.parse
 
 from tocsin.cli.options import settings
@@ -17,7 +19,8 @@ def run_up(flags: dict[str, str | int | None], *, accelerated: bool) -> None:
     chosen = settings(flags).settings
     server = open_server(chosen, accelerated=accelerated)
     try:
-        server.service.on_verdict(_announce)
+        announcer = Announcer()
+        server.service.on_verdict(announcer.put)
         if server.service.logged_events:
             note(f"recovering: replaying {server.service.logged_events:,} events from {chosen.data.dir}")
         server.start(_progress)
@@ -50,10 +53,23 @@ def _progress(done: int, total: int) -> None:
         print(f"\r  {done:,} of {total:,} events", end=end, file=sys.stderr, flush=True)
 
 
-def _announce(verdict: Verdict) -> None:
-    signers = ", ".join(map(str, sorted(verdict.certificate.signatures)))
-    say(
-        f"verdict: {safe(verdict.agent_id)} {verdict.decision} "
-        f"(confidence {percent(verdict.confidence)}, epoch {verdict.epoch}, signed by monitors {signers})"
-    )
-    sys.stdout.flush()
+class Announcer:
+    """Prints verdicts on a thread of its own: a terminal or pipe that nobody reads must not hold up the monitors."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[Verdict] = queue.Queue()
+        threading.Thread(target=self._print_forever, name="tocsin-announce", daemon=True).start()
+
+    def put(self, verdict: Verdict) -> None:
+        """Announce a verdict, soon."""
+        self._waiting.put(verdict)
+
+    def _print_forever(self) -> None:
+        while True:
+            verdict = self._waiting.get()
+            signers = ", ".join(map(str, sorted(verdict.certificate.signatures)))
+            say(
+                f"verdict: {safe(verdict.agent_id)} {verdict.decision} "
+                f"(confidence {percent(verdict.confidence)}, epoch {verdict.epoch}, signed by monitors {signers})"
+            )
+            sys.stdout.flush()
