@@ -145,6 +145,16 @@ def test_columns_mean_what_they_say() -> None:
     assert detector.fleet_size == 10
 
 
+@pytest.mark.parametrize("seed", [12, 13])
+def test_wandering_levels_are_tempered(seed: int) -> None:
+    """Bets assume that innovations after the baseline are like those in it; levels that jump for good are not."""
+    batch = metric_fleet(60, 160, seed, {})
+    level = np.exp(0.6 * np.random.default_rng(seed).normal(size=(20, 60)))  # each agent's own jumps every 8th event
+    step = np.arange(len(batch)) // 60
+    values = batch.values * level[step // 8, batch.agent][:, None]
+    assert not alarmed(batch, FleetDetector().observe(dataclasses.replace(batch, values=values)))
+
+
 def test_missing_and_infinite_values_are_no_evidence() -> None:
     batch = metric_fleet(25, 100, 7, {})
     holes = np.array(batch.values)

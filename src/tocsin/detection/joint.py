@@ -50,11 +50,12 @@ def fit_machine(values: F64) -> Machine:
     centre = np.nan_to_num(np.nanmedian(values, axis=0))
     scale = np.nan_to_num(np.nanstd(values, axis=0)) + 1e-3
     standard = np.clip(np.nan_to_num((values - centre) / scale, nan=0.0), -CLIP, CLIP)
-    variance, directions = np.linalg.eigh(np.cov(standard.T))
+    variance, basis = np.linalg.eigh(np.cov(standard.T))
+    directions = np.asarray(basis, np.float64)
     share = np.cumsum(variance[::-1]) / max(float(variance.sum()), 1e-300)
     kept = int(np.sum(share < EXPLAINED)) + 1
     chosen: F64 = np.ascontiguousarray(directions[:, ::-1][:, :kept])
-    machine = Machine(centre, scale, chosen, np.ones(values.shape[1]), Calibration(np.zeros(2)))
+    machine = Machine(centre, scale, chosen, np.ones_like(centre), Calibration(np.zeros(2)))
     machine.residual = machine._residuals(values).std(axis=0) + FLOOR  # pyright: ignore[reportPrivateUsage]
     machine.calibration = Calibration(machine.scores(values))
     return machine

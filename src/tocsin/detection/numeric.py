@@ -37,6 +37,7 @@ CAP = 1e120
 MAX_CELLS = 2_000_000  # agents x features x scopes (128 bytes each); beyond it contexts share one bet
 POWERS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 HELD_OUT_NATS = 2.0  # highest log wealth that held-back baseline may reach
+SHORT_NATS = 5.0  # the same for many short baselines, above the log of their number; half of a short one fits badly
 
 
 class NumericChannel:
@@ -81,27 +82,34 @@ class NumericChannel:
         self._fleet = np.zeros((contexts + 1, values.shape[1]))
 
     def _tempers(self, agent: I32, context: I32, values: F64, agents: int, contexts: int) -> F64:
-        """Per agent and feature the largest power at which held-back baseline of a long baseline stays unremarkable."""
+        """Per agent and feature the largest power at which the held-back second half of the baseline is unremarkable.
+
+        An agent with a long baseline answers for itself; short baselines answer together, feature by feature, by the
+        highest wealth among them, which under the model is seldom far above their number.
+        """
         temper = np.ones((agents, values.shape[1]))
         rows = np.bincount(agent, minlength=agents)
         rich = rows >= 2 * OWN_SHAPE_ROWS
-        if not rich.any():
-            return temper
+        poor = ~rich & (rows > 0)
         rank = np.empty(agent.shape[0], np.int64)
         order = np.argsort(agent, kind="stable")
         rank[order] = np.arange(agent.shape[0]) - np.repeat(np.cumsum(rows) - rows, rows)
-        chosen = rich[agent]
-        learn, held = chosen & (2 * rank < rows[agent]), chosen & (2 * rank >= rows[agent])
+        learn = 2 * rank < rows[agent]
+        held = ~learn
         half = fit_shape(agent[learn], context[learn], values[learn], agents, contexts)
         worst = np.empty((agents, values.shape[1]))
-        undecided = np.repeat(rich[:, None], values.shape[1], axis=1)
+        undecided = np.ones(temper.shape, np.bool_)
+        together = SHORT_NATS + math.log(max(int(poor.sum()), 1))
+        limit = np.where(rich, HELD_OUT_NATS, together)[:, None]
         for power in POWERS:
             _held_out(
                 agent[held], context[held], values[held], half.location, half.phi, half.scale, half.knots, half.own,
-                SCORES, power, worst,
+                SCORES, power, self._split, worst,
             )
             temper[undecided] = power
-            undecided &= worst > HELD_OUT_NATS
+            failed = worst > limit
+            failed[poor] = failed[poor].any(axis=0)
+            undecided &= failed
         temper[undecided] = 0.0
         return temper
 
@@ -220,11 +228,11 @@ def _common(fleet: F64, row: int, j: int, residual: float, rate: float, scale: f
 @njit(cache=True, nogil=True)
 def _held_out(
     agent: I32, context: I32, values: F64, location: F64, phi: F64, scale: F64, knots: F64, own: I64, levels: F64,
-    power: float, worst: F64,
+    power: float, split: bool, worst: F64,
 ) -> None:
     """Fill `worst` `(a, j)` with the highest log wealth, bets averaged, that held-back baseline rows reach."""
     agents, d = worst.shape
-    wealth, last = np.zeros((agents, d, BETS.shape[0], 4)), np.zeros((agents, d, 2))
+    wealth, last = np.zeros((agents, d, BETS.shape[0], 4)), np.zeros((agents, d, 3))
     wealth[:, :, :, 0] = 1.0
     wealth[:, :, :, 2] = 1.0
     worst[:] = -1e9
@@ -236,7 +244,12 @@ def _held_out(
             residual = values[i, j] - location[a, c, j]
             z = (residual - phi[a, j] * last[a, j, 0] * last[a, j, 1]) / scale[a, j]
             last[a, j, 0], last[a, j, 1] = residual, 1.0
-            _step(wealth[a, j], 1.0, normal_score(z, knots[own[a], j], levels), 0.0, power)
+            g = normal_score(z, knots[own[a], j], levels)
+            if split:  # as contexts are judged: relative to the agent's own recent level
+                _step(wealth[a, j], CONTRAST_VARIANCE, g - last[a, j, 2], CONTRAST_TOLERANCE, power)
+                last[a, j, 2] += LEVEL_RATE * (min(max(g, -3.0), 3.0) - last[a, j, 2])
+            else:
+                _step(wealth[a, j], 1.0, g, 0.0, power)
             mean = wealth[a, j, :, :2].sum() / BETS.shape[0]
             worst[a, j] = max(worst[a, j], math.log(mean))
 

@@ -143,10 +143,10 @@ def normal_score(z: float, knots: F64, levels: F64) -> float:
     """Normal score of a standardised innovation: interpolated between knots, one score unit per scale beyond them."""
     last = knots.shape[0] - 1
     if z <= knots[0]:
-        return max(levels[0] - (knots[0] - z), -MAX_SCORE)
+        return max(float(levels[0] - (knots[0] - z)), -MAX_SCORE)
     if z >= knots[last]:
-        return min(levels[last] + (z - knots[last]), MAX_SCORE)
+        return min(float(levels[last] + (z - knots[last])), MAX_SCORE)
     k = np.searchsorted(knots, z)
     low, high = knots[k - 1], knots[k]
     share = (z - low) / (high - low) if high > low else 0.5
-    return float(levels[k - 1] + share * (levels[k] - levels[k - 1]))
+    return levels[k - 1] + share * (levels[k] - levels[k - 1])

@@ -71,7 +71,7 @@ def _assign(
         shared[: size[0]] = 0.0
         own = 0.0
         for j in range(first, last):
-            w = int(np.searchsorted(known, words[j]))
+            w = np.int64(np.searchsorted(known, words[j]))  # pyright: ignore[reportUnknownArgumentType]
             if w < known.shape[0] and known[w] == words[j]:
                 own += weight[w]
                 for k in range(size[0]):
@@ -96,7 +96,7 @@ def _join(
     k: int, words: Words, known: Words, weight: Floats, member: NDArray[np.uint8], mass: Floats
 ) -> None:
     for word in words:
-        w = int(np.searchsorted(known, word))
+        w = np.int64(np.searchsorted(known, word))  # pyright: ignore[reportUnknownArgumentType]
         if w < known.shape[0] and known[w] == word and not member[w, k]:
             member[w, k] = 1
             mass[k] += weight[w]

@@ -194,7 +194,7 @@ def sequence_of(
         return seq
     if not columns.time:
         raise InputError(f"mapping {mapping.name!r} names neither seq nor time", remedy="name one under [columns]")
-    by_time = np.lexsort((np.arange(agent.shape[0]), _times(table, columns.time), agent))
+    by_time = np.lexsort((_times(table, columns.time), agent))  # stable: rows of one time stay in file order
     counted = np.empty(agent.shape[0], np.int64)
     counted[by_time] = _rank_within(agent[by_time])
     return counted
@@ -235,12 +235,12 @@ def sessions_of(
     code, texts = codes(table, name)
     pairs, inverse = np.unique(agent.astype(np.int64) * (len(texts) + 1) + code + 1, return_inverse=True)
     hashes = np.empty(pairs.shape[0], np.int64)
-    for i, pair in enumerate(pairs.tolist()):
-        owner, label = divmod(pair, len(texts) + 1)
+    for i in range(int(pairs.shape[0])):
+        owner, label = divmod(int(pairs[i]), len(texts) + 1)
         text = texts[label - 1] if label else ""
         digest = hashlib.blake2b(f"{agents[owner]}\x00{text}".encode(), digest_size=8).digest()
         hashes[i] = (int.from_bytes(digest, "big", signed=True) | 1) if label else 0
-    return np.asarray(hashes[inverse], np.int64)
+    return hashes[inverse.astype(np.int64)]
 
 
 def contexts_of(table: pa.Table, names: tuple[str, ...]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
@@ -251,7 +251,7 @@ def contexts_of(table: pa.Table, names: tuple[str, ...]) -> tuple[NDArray[np.int
         code, texts = codes(table, name)
         known = (*texts, "?")
         pairs, inverse = np.unique(context.astype(np.int64) * len(known) + (code % len(known)), return_inverse=True)
-        parts = [divmod(pair, len(known)) for pair in pairs.tolist()]
+        parts = [divmod(int(pair), len(known)) for pair in pairs]
         labels = tuple(f"{labels[a]}/{known[b]}" if labels[a] else known[b] for a, b in parts)
         context = np.asarray(inverse, np.int32)
     return context, labels
