@@ -23,8 +23,9 @@ def command(*arguments: object) -> list[str]:
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a `tocsin` command to its end."""
+    whole = command(*arguments)
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=PATIENCE_SECONDS, cwd=cwd, env=environment()
+        whole, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS, cwd=cwd, env=environment()
     )
 
 

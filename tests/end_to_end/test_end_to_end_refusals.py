@@ -66,7 +66,8 @@ def test_tables_that_do_not_fit(tmp_path, name, content, says):
 
 def test_a_mapping_with_an_unknown_column_names_the_nearest(tmp_path):
     (tmp_path / "t.csv").write_text("agent_id,seq,cpu_load\na,0,1\na,1,2\n")
-    (tmp_path / "m.toml").write_text('name = "mine"\nfeatures = ["cpu_laod"]\n[columns]\nagent = "agent_id"\nseq = "seq"\n')
+    columns = '[columns]\nagent = "agent_id"\nseq = "seq"\n'
+    (tmp_path / "m.toml").write_text('name = "mine"\nfeatures = ["cpu_laod"]\n' + columns)
     _refused(run("replay", tmp_path / "t.csv", "--mapping", tmp_path / "m.toml"), 2, "cpu_laod", "cpu_load")
 
 

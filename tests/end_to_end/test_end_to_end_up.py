@@ -46,9 +46,8 @@ class Fleet:
             root.set_attributes({"gen_ai.operation.name": "invoke_agent", **name})
             for effect, tool in calls:
                 with self._tracer.start_as_current_span(f"execute_tool {tool}") as span:
-                    span.set_attributes(
-                        {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool, "tocsin.tool.effect": effect, **name}
-                    )
+                    span.set_attributes({"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool, **name})
+                    span.set_attribute("tocsin.tool.effect", effect)
                 self.sent += 1
         self.sent += 1
 
