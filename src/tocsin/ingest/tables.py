@@ -240,7 +240,8 @@ def sessions_of(
         text = texts[label - 1] if label else ""
         digest = hashlib.blake2b(f"{agents[owner]}\x00{text}".encode(), digest_size=8).digest()
         hashes[i] = (int.from_bytes(digest, "big", signed=True) | 1) if label else 0
-    return hashes[inverse.astype(np.int64)]
+    rows: NDArray[np.int64] = np.asarray(inverse, np.int64)
+    return hashes[rows]
 
 
 def contexts_of(table: pa.Table, names: tuple[str, ...]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
