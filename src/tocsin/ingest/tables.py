@@ -231,7 +231,7 @@ def sessions_of(
 ) -> NDArray[np.int64]:
     """Hash of (agent, session) per row; 0 where the table has no sessions."""
     if not name:
-        return np.zeros(agent.shape[0], np.int64)
+        return np.zeros(int(agent.shape[0]), np.int64)
     code, texts = codes(table, name)
     pairs, inverse = np.unique(agent.astype(np.int64) * (len(texts) + 1) + code + 1, return_inverse=True)
     hashes = np.empty(pairs.shape[0], np.int64)
