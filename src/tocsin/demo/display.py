@@ -90,6 +90,7 @@ class DemoState:
     sent_events: int = 0
     total_events: int = 0  # of the part being sent; 0 while not known
     analysed_events: int = 0
+    windows: int = 0  # of behaviour: an agent's events in one batch
     learned_agents: int = 0
     evidence: int = 0
     verdicts: list[VerdictLine] = field(default_factory=list[VerdictLine])
@@ -160,7 +161,9 @@ class LineDisplay:
             self._line(f"{state.stage} ({state.agents} agents, {state.monitors} monitors)")
         if state.analysed_events >= self._next_progress:
             self._next_progress = state.analysed_events + _LINE_EVERY_EVENTS
-            self._line(f"{state.analysed_events} events analysed, {state.evidence} statements of evidence")
+            self._line(
+                f"{state.analysed_events} events analysed in {state.windows} windows, {state.evidence} statements of evidence"
+            )
         for index, items in enumerate((state.verdicts, state.lies, state.notes)):
             self._news(index, items)
 
@@ -207,7 +210,7 @@ def _figures(state: DemoState) -> Text:
         ("   sent ", "dim"),
         f"{state.sent_events:,}",
         ("   analysed ", "dim"),
-        f"{state.analysed_events:,} events",
+        f"{state.analysed_events:,} events in {state.windows:,} windows",
         ("   evidence ", "dim"),
         f"{state.evidence:,} statements by {state.monitors} monitors",
     )

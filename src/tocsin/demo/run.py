@@ -251,6 +251,7 @@ class _Run:
         status = self._ask("/api/v1/status")
         state = self._state
         state.analysed_events = status["events"]
+        state.windows = status["windows"]
         state.evidence = status["evidence_stated"]
         if not state.learned_agents or state.stage.startswith("learning"):
             state.learned_agents = status["agents"]

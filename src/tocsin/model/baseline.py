@@ -45,4 +45,4 @@ class DistributedBaseline(msgspec.Struct, frozen=True, kw_only=True):
     staleness_seconds: float = 0.0  # age of the oldest contribution
     summary_hash: str = ""  # BLAKE2b-128 of the canonical integer summary: equal summaries, equal hash
     certificate_epoch: int = -1
-    parts: tuple["DistributedBaseline", ...] = ()  # children, where asked for
+    parts: tuple[DistributedBaseline, ...] = ()  # children, where asked for

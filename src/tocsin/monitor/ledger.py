@@ -24,6 +24,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.events: I64 = np.zeros(0, np.int64)  # seen so far
+        self.windows = 0  # stretches of one agent's events, one a batch it occurs in
         self._bf: F64 = np.zeros(0)
         self._first: I64 = np.zeros(0, np.int64)
         self._last: I64 = np.zeros(0, np.int64)
@@ -50,6 +51,7 @@ class Ledger:
         np.add.at(self._bf, agent, log_bf)
         touched, first_row = np.unique(agent, return_index=True)
         last_row = agent.shape[0] - 1 - np.unique(agent[::-1], return_index=True)[1]
+        self.windows += touched.shape[0]
         fresh = self._first[touched] < 0
         self._first[touched[fresh]] = seq[first_row[fresh]]
         self._last[touched] = seq[last_row]

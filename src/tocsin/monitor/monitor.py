@@ -70,6 +70,11 @@ class Monitor:
         return self._finish(now_ns, self.replica.step(now_ns, event))
 
     @property
+    def windows(self) -> int:
+        """Windows of behaviour compared with a baseline or learned from: an agent's events in one batch."""
+        return self._ledger.windows
+
+    @property
     def events(self) -> list[int]:
         """Number of events analysed, per agent."""
         return self._ledger.events.tolist()[: len(self.names)]

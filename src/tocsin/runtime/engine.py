@@ -152,6 +152,7 @@ class Engine:
         return {
             "as_of_ms": self.clock.now_ns() // 1_000_000,
             "events": self.events,
+            "windows": self.witness.windows,
             "agents": len(self.witness.names),
             "agents_judged": detector.fleet_size,
             "evidence_stated": sum(m.evidence_stated for m in self.monitors),
