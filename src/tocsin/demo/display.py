@@ -161,9 +161,8 @@ class LineDisplay:
             self._line(f"{state.stage} ({state.agents} agents, {state.monitors} monitors)")
         if state.analysed_events >= self._next_progress:
             self._next_progress = state.analysed_events + _LINE_EVERY_EVENTS
-            self._line(
-                f"{state.analysed_events} events analysed in {state.windows} windows, {state.evidence} statements of evidence"
-            )
+            analysed = f"{state.analysed_events} events analysed in {state.windows} windows"
+            self._line(f"{analysed}, {state.evidence} statements of evidence")
         for index, items in enumerate((state.verdicts, state.lies, state.notes)):
             self._news(index, items)
 
