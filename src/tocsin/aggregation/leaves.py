@@ -75,9 +75,7 @@ class LeafSummaries:
     """Per-agent accumulators of one monitor, over the agents of `tree`. Only baseline-phase events are learned from,
     unless `learn_live`: what an agent does once it may have been turned must not move its reference."""
 
-    def __init__(
-        self, tree: Tree, network: NetworkMap, *, fit_rows: int = FIT_ROWS, learn_live: bool = False
-    ) -> None:
+    def __init__(self, tree: Tree, network: NetworkMap, *, fit_rows: int = FIT_ROWS, learn_live: bool = False) -> None:
         self.tree = tree
         self.network = network
         self.epoch = -1
