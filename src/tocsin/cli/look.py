@@ -13,6 +13,8 @@ from tocsin.cli.out import bold, note, percent, safe, say, say_json, table
 from tocsin.errors import TocsinError, UnknownAgent, Unreachable
 from tocsin.runtime.client import ask
 
+FEATURES_SHOWN = 3
+
 
 def running(directory: Path) -> str | None:
     """The address of the tocsin that is using `directory`, if one is."""
@@ -111,6 +113,20 @@ def run_explain(agent: str, data: Path | None, url: str | None, token: str | Non
     _print_explanation(agent, told)
 
 
+def _region(told: dict[str, Any]) -> str:
+    """What the agent's region normally does, in the features that moved, or in its first ones."""
+    peers = told["region_baseline"]
+    moved = {reason["feature"] for reason in told["reasons"]}
+    known = peers["features"]
+    shown = [f for f in known if f["name"] in moved][:FEATURES_SHOWN] or known[:FEATURES_SHOWN]
+    parts = [
+        f"{safe(f['name'], 40)} {f['mean']:.4g} ± {f['std']:.3g} (5-95 %: {f['p05']:.4g} to {f['p95']:.4g})"
+        for f in shown
+    ]
+    start = f"its region {peers['region']}: {peers['agents']} agents, {peers['samples']:,} events learned"
+    return "; ".join([start, *parts])
+
+
 def _print_explanation(agent: str, told: dict[str, Any]) -> None:
     agreed = told["agreed"]
     standing = "certified as compromised" if agreed and agreed["flagged"] else "not flagged"
@@ -134,6 +150,7 @@ def _print_explanation(agent: str, told: dict[str, Any]) -> None:
         ]
         say(table(rows, ["monitor", "log odds", "  log e", "through event", ""]))
         say()
+    say(_region(told))
     if told["peers"]:
         say(f"peers: {safe(told['peers'], 400)}")
     if told["would_change"]:

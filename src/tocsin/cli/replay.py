@@ -82,7 +82,7 @@ def _keep(engine: Engine, data: Path, result: ReplayResult) -> list[Path]:
     try:
         for verdict in result.verdicts:
             store_verdict(store, data / "certificates", verdict, engine.roster)
-        store.put_picture("fleet", time.time_ns() // 1_000_000, fleet_picture(engine))
+        store.put_picture("fleet", time.time_ns() // 1_000_000, fleet_picture(engine, store))
     finally:
         store.close()
     return [certificate_file(data / "certificates", verdict) for verdict in result.verdicts]

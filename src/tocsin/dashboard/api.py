@@ -134,7 +134,7 @@ class _Api:
 
     async def agent(self, request: Request) -> Response:
         name = request.path_params["agent_id"]
-        return json_response(await self._service.ask(lambda engine, _: explanation(engine, name)))
+        return json_response(await self._service.ask(lambda engine, store: explanation(engine, store, name)))
 
     async def verdicts(self, request: Request) -> Response:
         limit = _limit(request)

@@ -6,11 +6,13 @@ from typing import Any
 
 import msgspec
 
-from tocsin.errors import UnknownAgent
+from tocsin.model.baseline import Level
 from tocsin.model.evidence import Q32
 from tocsin.runtime.engine import Engine
+from tocsin.runtime.store import Store
 from tocsin.stats.logodds import logistic
 
+ACTIONS_SHOWN = 20
 EXPLAINED = 200  # agents whose explanation is kept in a stored picture
 
 
@@ -40,7 +42,24 @@ def agent_rows(engine: Engine) -> list[dict[str, Any]]:
     return rows
 
 
-def explanation(engine: Engine, agent_id: str) -> dict[str, Any]:
+def region_baseline(engine: Engine, region: str) -> dict[str, Any]:
+    """What an agent's region normally does: the baseline that came down the tree, in plain numbers."""
+    found = engine.tree.baseline(Level.REGION, region)
+    return {
+        "region": region,
+        "agents": found.agents,
+        "samples": found.samples,
+        "staleness_seconds": found.staleness_seconds,
+        "features": [
+            {"name": f.name, "count": f.count, "mean": f.mean, "std": f.std, "p05": f.p05, "p95": f.p95}
+            for f in found.features
+            if f.count > 1
+        ],
+        "actions": dict(sorted(found.actions.items(), key=lambda item: -item[1])[:ACTIONS_SHOWN]),
+    }
+
+
+def explanation(engine: Engine, store: Store, agent_id: str) -> dict[str, Any]:
     """Why the fleet believes what it believes about one agent. Raises UnknownAgent."""
     explained = engine.witness.detector.explain(agent_id)
     told = msgspec.to_builtins(explained)
@@ -49,24 +68,18 @@ def explanation(engine: Engine, agent_id: str) -> dict[str, Any]:
     ]
     entry = engine.entries.get(agent_id)
     told["region"] = engine.tree.region_of(agent_id)
+    told["region_baseline"] = region_baseline(engine, told["region"])
     told["agreed"] = None if entry is None else msgspec.to_builtins(entry)
     told["agreed_confidence"] = logistic(entry.log_odds_q32 if entry else engine.prior_log_odds_q32)
     told["evidence"] = engine.stated_about(agent_id)
-    told["verdicts"] = [
-        {"verdict_id": v.verdict_id, "epoch": v.epoch, "decision": v.decision, "dissent": list(v.dissent)}
-        for v in engine.verdicts.values()
-        if v.agent_id == agent_id
-    ]
+    told["verdicts"] = store.verdicts(agent_id)
     return told
 
 
-def fleet_picture(engine: Engine) -> dict[str, Any]:
+def fleet_picture(engine: Engine, store: Store) -> dict[str, Any]:
     """Status, all agents, and the explanations of the most suspicious ones."""
     agents = agent_rows(engine)
     explanations: dict[str, Any] = {}
     for row in agents[:EXPLAINED]:
-        try:
-            explanations[row["agent_id"]] = explanation(engine, row["agent_id"])
-        except UnknownAgent:  # mentioned in evidence only
-            continue
+        explanations[row["agent_id"]] = explanation(engine, store, row["agent_id"])
     return {"status": engine.status(), "agents": agents, "explanations": explanations}

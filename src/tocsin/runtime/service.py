@@ -323,7 +323,8 @@ class FleetService:
             question.done.set_exception(error)
 
     def _take_picture(self) -> None:
-        self._store.put_picture("fleet", self.engine.clock.now_ns() // 1_000_000, fleet_picture(self.engine))
+        taken_ms = self.engine.clock.now_ns() // 1_000_000
+        self._store.put_picture("fleet", taken_ms, fleet_picture(self.engine, self._store))
 
     def _on_verdict(self, verdict: Verdict) -> None:
         store_verdict(self._store, self._data.certificates, verdict, self._data.roster)
