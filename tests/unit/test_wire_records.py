@@ -62,7 +62,5 @@ def test_hash64_is_a_signed_64_bit_number_that_only_depends_on_the_text(text):
     assert -(2**63) <= hash64(text) < 2**63
 
 
-
-
 def test_hash64_does_not_change_between_versions():
     assert hash64("session a") == 7405013690304616286

@@ -28,7 +28,13 @@ from tocsin.model.events import Effect, EventBatch, Kind
 MAX_TEXT = 256
 MAX_SECONDS = 9e9  # the year 2255; nanoseconds still fit 64 bits
 KINDS = {"call": Kind.CALL, "final": Kind.FINAL, "chat": Kind.CHAT, "metric": Kind.METRIC}
-EFFECTS = {"": Effect.UNKNOWN, "read": Effect.READ, "write": Effect.WRITE, "egress": Effect.EGRESS, "final": Effect.FINAL}
+EFFECTS = {
+    "": Effect.UNKNOWN,
+    "read": Effect.READ,
+    "write": Effect.WRITE,
+    "egress": Effect.EGRESS,
+    "final": Effect.FINAL,
+}
 RESERVED = frozenset(("action", "effect", "kind", "session", "t", "group", "context", "agent_id"))
 
 
@@ -51,7 +57,9 @@ def hash64(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def batch_from_records(records: Sequence[tuple[str, Mapping[str, Any]]], *, offset: int, phases: Sequence[int]) -> EventBatch:
+def batch_from_records(
+    records: Sequence[tuple[str, Mapping[str, Any]]], *, offset: int, phases: Sequence[int]
+) -> EventBatch:
     """Columns from (agent_id, record) pairs, in order; `phases` gives each row's `Phase`.
 
     Raises:
