@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -34,8 +36,9 @@ from starlette.routing import Route
 from tocsin.errors import Overloaded, StorageError
 from tocsin.ingest import otlp_http
 from tocsin.ingest.admission import Admission, AdmissionConfig
+from tocsin.ingest.attribution import Attributor
 from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, inflate
-from tocsin.ingest.otlp_http import build_app
+from tocsin.ingest.otlp_http import Receiver, build_app
 from tocsin.model.events import Admitted, EventBatch
 from tocsin.runtime.ingest_log import Held
 
@@ -286,6 +289,77 @@ def test_a_refused_request_keeps_what_it_released_of_earlier_ones(server: Server
 def test_a_storage_failure_is_not_acknowledged(server: Server) -> None:
     server.sink.refuse = StorageError("disk is full")
     assert server.ask(request(1).SerializeToString(), PROTOBUF)[0] == 503
+
+
+def children() -> bytes:
+    """A call that waits for span 'r' of its trace, and another trace's that says nothing of an agent either."""
+    message = ExportTraceServiceRequest()
+    spans = message.resource_spans.add().scope_spans.add().spans
+    for trace in (b"t" * 16, b"u" * 16):
+        spans.add(
+            trace_id=trace, span_id=b"c" * 8, parent_span_id=b"r" * 8, name="execute_tool x", end_time_unix_nano=T0
+        )
+    return message.SerializeToString()
+
+
+def test_a_refused_request_leaves_nothing_behind(server: Server) -> None:
+    server.sink.refuse = Overloaded("queue is full")
+    assert server.ask(children(), PROTOBUF)[0] == 503
+    assert server.ask(request(1).SerializeToString(), PROTOBUF)[0] == 503
+    assert server.counters()["waiting"] == 0
+    server.sink.refuse = None
+    assert server.ask(request(2).SerializeToString(), PROTOBUF)[0] == 200
+    assert server.sink.events() == [("a", "t2")]
+    assert not any(server.sink.held)
+
+
+def test_what_waits_is_handed_over_with_the_answer_and_dropped_when_it_goes_out(server: Server) -> None:
+    assert server.ask(children(), PROTOBUF)[0] == 200
+    assert [len(held.put) for held in server.sink.held] == [2]
+    assert server.ask(children(), PROTOBUF)[0] == 200  # repeated: nothing new, but answered only after the first
+    assert len(server.sink.held) == 2
+    assert server.counters()["waiting"] == 2
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_sender_that_hangs_up_is_counted_once_when_it_comes_again(server: Server, share: float) -> None:
+    body = request(1, 2).SerializeToString()
+    lines = (
+        "POST /v1/traces HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/x-protobuf",
+        f"Content-Length: {len(body)}",
+    )
+    head = "\r\n".join((*lines, "", ""))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall(head.encode() + body[: int(len(body) * share)])
+    assert server.ask(body, PROTOBUF)[0] == 200
+    assert sorted(server.sink.events()) == [("a", "t1"), ("a", "t2")]
+
+
+def test_a_request_given_up_at_shutdown_is_made_durable_all_the_same() -> None:
+    class Slow(LogInMemory):
+        """Answers nothing before the end."""
+
+        def accept(self, batch: EventBatch, held: Held) -> Future[Admitted]:
+            super().accept(batch, held)
+            taken.set()
+            return Future()
+
+    taken = threading.Event()
+    sink = Slow()
+    receiver = Receiver(sink, Attributor(), lambda: T0)
+
+    async def given_up() -> None:
+        asking = asyncio.create_task(receiver.traces(PROTOBUF["content-type"], request(1).SerializeToString(), False))
+        assert await asyncio.to_thread(taken.wait, 20)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(given_up())
+    receiver.close()
+    assert sink.events() == [("a", "t1")]
 
 
 def test_requests_beyond_those_in_flight_are_told_to_come_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

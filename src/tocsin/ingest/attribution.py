@@ -4,8 +4,8 @@ An agent is, first that is there: `tocsin.agent.id`; `gen_ai.agent.id`; environm
 the name of the trace's root span. `service.instance.id` never counts: it is new with every start. A span without a name
 of its own belongs to the nearest agent above it, and waits until that one is known. `take_held` tells what a restart
 needs to know of that, for the ingest log to keep; a trace whose spans all name their agents costs nothing there.
-What a restart forgets: spans of such traces, should one without a name still follow, and which words the raw text of a
-session had held (`tocsin.ingest.digest`), for calls still to come.
+What a restart forgets: of such traces, all that spans still to come might have taken from earlier ones (agent,
+conversation); and which words the raw text of a session had held (`tocsin.ingest.digest`), for calls still to come.
 """
 
 from __future__ import annotations
