@@ -72,14 +72,15 @@ def _uninterrupted(path):
     for entry in ENTRIES:
         life.take(entry)
     state = dict(life.engine.entries)
+    stated = life.engine.chain_lengths()
     life.die()
     assert any(entry.flagged for entry in state.values()), "the scenario must produce a verdict"
-    return state, set(life.announced)
+    return state, set(life.announced), stated
 
 
 @pytest.mark.parametrize("crashes", [[], [3], [len(ENTRIES) - 1], [9, 10], [1, 4, 10, 11, 12]])
 def test_restarts_change_neither_beliefs_nor_verdicts(tmp_path, crashes):
-    expected, verdicts = _uninterrupted(tmp_path / "whole")
+    expected, verdicts, stated = _uninterrupted(tmp_path / "whole")
     (tmp_path / "broken").mkdir()
     life = Life(tmp_path / "broken")
     announced = set()
@@ -92,11 +93,12 @@ def test_restarts_change_neither_beliefs_nor_verdicts(tmp_path, crashes):
             announced.update(life.announced)
     assert life.engine.entries == expected
     assert announced == verdicts
+    assert life.engine.chain_lengths() == stated, "evidence must not be stated twice"
     life.die()
 
 
 def test_a_batch_that_was_acknowledged_but_never_analysed_is_analysed_after_the_restart(tmp_path):
-    expected, verdicts = _uninterrupted(tmp_path / "whole")
+    expected, verdicts, stated = _uninterrupted(tmp_path / "whole")
     (tmp_path / "broken").mkdir()
     life = Life(tmp_path / "broken")
     announced = set()
@@ -111,4 +113,5 @@ def test_a_batch_that_was_acknowledged_but_never_analysed_is_analysed_after_the_
     announced.update(life.announced)
     assert life.engine.entries == expected
     assert announced == verdicts
+    assert life.engine.chain_lengths() == stated, "evidence must not be stated twice"
     life.die()
