@@ -58,9 +58,9 @@ class Cluster:
         self.feed([Start()])
 
     def feed(self, inputs: Sequence[Observed | Sealed | Flush | Start]) -> None:
-        """Give the same inputs to every monitor, in order, then execute the effects."""
-        for one in inputs:
-            self._round([(i, one) for i in range(len(self.monitors))])
+        """Give the same inputs to every monitor, in order, as one round: one fsync however many there are."""
+        if inputs:
+            self._round([(i, one) for one in inputs for i in range(len(self.monitors))])
 
     def pump(self) -> int:
         """Process messages and due timers until none is waiting. Returns the number of rounds."""
