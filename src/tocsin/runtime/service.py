@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 
@@ -76,6 +76,12 @@ class _Question:
     done: Future[Any]
 
 
+@dataclass(slots=True)
+class _Entries:
+    entries: Sequence[Observed | Sealed]
+    rows: int
+
+
 def _answer(done: Future[T], value: T) -> None:
     """Tell whoever waits; a sender that has hung up does not matter."""
     if done.set_running_or_notify_cancel():
@@ -122,7 +128,7 @@ class FleetService:
             on_verdict=self._on_verdict,
         )
         self._incoming: queue.Queue[_Rows | _Seal | None] = queue.Queue()
-        self._work: queue.Queue[Callable[[], None] | _Question | None] = queue.Queue()
+        self._work: queue.Queue[_Entries | _Question | None] = queue.Queue()
         self._waiting_rows = 0
         self._counting = threading.Lock()
         self._failure: BaseException | None = None
@@ -284,12 +290,29 @@ class FleetService:
         for answer in answers:
             answer()
         if entries:
-            self._work.put(partial(self._analyse, entries, admitted_rows))
+            self._work.put(_Entries(entries, admitted_rows))
 
-    def _analyse(self, entries: Sequence[Observed | Sealed], rows: int) -> None:
+    def _analyse(self, first: _Entries) -> _Entries | _Question | Literal[False] | None:
+        """Analyse `first` and what waits behind it as one round of the monitors: under load, fsyncs are what costs.
+
+        Returns what waits next and is no such thing; False where nothing waits.
+        """
+        entries, rows = [*first.entries], first.rows
+        after: _Entries | _Question | Literal[False] | None = False
+        while rows < JOIN_ROWS:
+            try:
+                after = self._work.get_nowait()
+            except queue.Empty:
+                break
+            if not isinstance(after, _Entries):
+                break
+            entries.extend(after.entries)
+            rows += after.rows
+            after = False
         self.engine.feed(entries)
         with self._counting:
             self._waiting_rows -= rows
+        return after
 
     def _analyse_forever(self) -> None:
         clock = self.engine.clock
@@ -299,14 +322,14 @@ class FleetService:
             wait = IDLE_SECONDS if timer is None else min(IDLE_SECONDS, max(0.0, (timer - clock.now_ns()) / 1e9))
             try:
                 work = self._work.get(timeout=wait) if wait > 0 else self._work.get_nowait()
-                if work is None:
-                    break
-                if isinstance(work, _Question):
-                    self._reply(work)
-                else:
-                    work()
             except queue.Empty:
-                pass
+                work = False
+            if isinstance(work, _Entries):
+                work = self._analyse(work)
+            if isinstance(work, _Question):
+                self._reply(work)
+            if work is None:
+                break
             self.engine.tick()
             self._status = self.engine.status()
             if clock.now_ns() - pictured_ns > PICTURE_SECONDS * 1e9 and self.engine.events:

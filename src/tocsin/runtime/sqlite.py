@@ -58,7 +58,8 @@ def transaction(db: sqlite3.Connection, path: Path) -> Generator[sqlite3.Connect
         db.execute("BEGIN IMMEDIATE")
         try:
             yield db
+            db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a full disk makes SQLite roll back by itself
+                db.execute("ROLLBACK")
             raise
-        db.execute("COMMIT")
