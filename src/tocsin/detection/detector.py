@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tocsin.detection.call_log import calls_of
 from tocsin.detection.explain import Explanation, describe
+from tocsin.detection.measures import measurements
 from tocsin.detection.merge import merge
 from tocsin.detection.names import Names
 from tocsin.detection.numeric import NumericChannel
@@ -168,15 +169,15 @@ class FleetDetector:
         """Both channels on a run of rows; an agent seen by both has the mean of its two e-values and of its beliefs."""
         size = rows.stop - rows.start
         both = np.full((size, 2, 2), np.nan)  # (row, channel, log_e and belief); NaN = the channel did not see the row
-        if batch.values.shape[1]:
+        values = measurements(batch.values[rows], batch.feature_names, batch.kind[rows])
+        seen = np.isfinite(values).any(axis=1)
+        if seen.any():
             context = batch.context[rows] if batch.context.shape[0] else np.zeros(size, np.int32)
             fresh_e, fresh_belief = np.zeros(size), np.zeros(size)
-            values = batch.values[rows]
             self._numeric.observe(
                 agent[rows], batch.phase[rows], context, batch.contexts, values, batch.feature_names,
                 len(self._agents), fresh_e, fresh_belief,
             )
-            seen = np.isfinite(values).any(axis=1)
             both[seen, 0, 0], both[seen, 0, 1] = fresh_e[seen], fresh_belief[seen]
         if batch.actions:
             self._calls(batch, agent, seq, rows, both)
