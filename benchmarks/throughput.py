@@ -7,6 +7,7 @@ four monitors' detectors, evidence, agreement. The first request to the moment w
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -45,6 +46,11 @@ class Service:
         with urllib.request.urlopen(urllib.request.Request(self.url + path, data=body), timeout=120) as answer:
             return json.load(answer)
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the service so far, all threads."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def analysed(self, events: int) -> float:
         """Seconds on the clock when `events` have been judged and nothing waits."""
         while True:
@@ -76,16 +82,19 @@ def measure(bench: Bench) -> None:
     learning: list[float] = []
     judging: list[float] = []
     sealing: list[float] = []
+    cost: list[float] = []
     for _ in range(1 if bench.quick else 3):
         with tempfile.TemporaryDirectory() as data, Service(Path(data)) as service:
             sent = 0
             for part, count, rates in zip(parts, spans, (learning, judging), strict=True):
-                began = time.perf_counter()
+                began, spent = time.perf_counter(), service.cpu_seconds()
                 sender = Sender(service.url, report=lambda _: None)
                 sender.send(part)
                 sent += count
                 assert sender.rejected == 0, f"{sender.rejected} spans rejected"
                 rates.append(count / (service.analysed(sent) - began))
+                if rates is judging:
+                    cost.append((service.cpu_seconds() - spent) / count * 1e6)
                 if rates is learning:
                     began = time.perf_counter()
                     service.ask("/api/v1/baseline/seal", b"{}")
@@ -93,6 +102,7 @@ def measure(bench: Bench) -> None:
                     sealing.append(time.perf_counter() - began)
     bench.record_all("spans a second, learning, socket to judged", learning, unit="1/s", bound=">= 20000")
     bench.record_all("spans a second, live, socket to judged", judging, unit="1/s", bound=">= 20000")
+    bench.record_all("processor time of the service, live", cost, unit="us/span")
     bench.record_all("sealing the fleet's baselines, all monitors", sealing, unit="s")
 
 
