@@ -49,9 +49,20 @@ class Calls:
         arg_offset, arg = ragged_rows(self.arg_offset, rows)
         word_offset, word = ragged_rows(self.word_offset, rows)
         return Calls(
-            self.agent[rows], self.session[rows], self.group[rows], self.tool[rows], self.effect[rows], self.kind[rows],
-            arg_offset, self.arg_name[arg], self.arg_hash[arg], self.arg_type[arg], self.arg_flags[arg],
-            self.arg_len[arg], word_offset, self.word[word],
+            self.agent[rows],
+            self.session[rows],
+            self.group[rows],
+            self.tool[rows],
+            self.effect[rows],
+            self.kind[rows],
+            arg_offset,
+            self.arg_name[arg],
+            self.arg_hash[arg],
+            self.arg_type[arg],
+            self.arg_flags[arg],
+            self.arg_len[arg],
+            word_offset,
+            self.word[word],
         )
 
 
@@ -59,9 +70,18 @@ def calls_of(batch: EventBatch, rows: I64, agent: I32, session: I64, group: I32,
     """Rows of a batch as calls; `agent`, `session`, `group` and `tool` are fleet-wide codes of all rows `(n,)`."""
     none = np.zeros(len(batch) + 1, np.int64)
     whole = Calls(
-        agent, session, group, tool, batch.effect, batch.kind,
+        agent,
+        session,
+        group,
+        tool,
+        batch.effect,
+        batch.kind,
         batch.arg_offset.astype(np.int64) if batch.arg_offset.shape[0] > 1 else none,
-        batch.arg_name, batch.arg_hash, batch.arg_type, batch.arg_flags, batch.arg_len,
+        batch.arg_name,
+        batch.arg_hash,
+        batch.arg_type,
+        batch.arg_flags,
+        batch.arg_len,
         batch.prompt_offset.astype(np.int64) if batch.prompt_offset.shape[0] > 1 else none,
         batch.prompt_word,
     )

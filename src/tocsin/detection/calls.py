@@ -96,9 +96,23 @@ def length_class(length: int) -> int:
 
 @njit(cache=True, nogil=True)
 def count_calls(
-    agent: I32, session: I64, group: I32, task: I32, tool: I32, previous: I32, repeat: I32,
-    arg_offset: I64, arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32,
-    keys: Keys, counts: Counts, last: Counts, used: Keys,
+    agent: I32,
+    session: I64,
+    group: I32,
+    task: I32,
+    tool: I32,
+    previous: I32,
+    repeat: I32,
+    arg_offset: I64,
+    arg_name: I64,
+    arg_hash: I64,
+    arg_type: I8,
+    arg_flags: U8,
+    arg_len: I32,
+    keys: Keys,
+    counts: Counts,
+    last: Counts,
+    used: Keys,
 ) -> None:
     """Count baseline calls, rows sorted by session; `session` are dense numbers, `previous` -1 at a session's start."""
     for i in range(agent.shape[0]):
@@ -134,9 +148,20 @@ def count_calls(
 
 @njit(cache=True, nogil=True)
 def _argument_features(
-    a: int, p: int, v: int, own_session: float,
-    first: int, stop: int, arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32,
-    keys: Keys, counts: Counts, out: F64,
+    a: int,
+    p: int,
+    v: int,
+    own_session: float,
+    first: int,
+    stop: int,
+    arg_name: I64,
+    arg_hash: I64,
+    arg_type: I8,
+    arg_flags: U8,
+    arg_len: I32,
+    keys: Keys,
+    counts: Counts,
+    out: F64,
 ) -> tuple[float, float, float]:
     """Fill the oddities of arguments; return how many there are, come from tool output, come from the request."""
     uses = _others(keys, counts, key2(TOOL, v, 0), a)
@@ -186,9 +211,24 @@ def _argument_features(
 
 @njit(cache=True, nogil=True)
 def call_features(
-    a: int, g: int, p: int, v: int, previous: int, repeat: int, effect: int, own_session: float,
-    first: int, stop: int, arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32,
-    keys: Keys, counts: Counts, out: F64,
+    a: int,
+    g: int,
+    p: int,
+    v: int,
+    previous: int,
+    repeat: int,
+    effect: int,
+    own_session: float,
+    first: int,
+    stop: int,
+    arg_name: I64,
+    arg_hash: I64,
+    arg_type: I8,
+    arg_flags: U8,
+    arg_len: I32,
+    keys: Keys,
+    counts: Counts,
+    out: F64,
 ) -> None:
     """Fill `out` `(N_FEATURES,)` for one call. `own_session` is 1 if its session is itself in the agent's counts."""
     out[:] = 0.0

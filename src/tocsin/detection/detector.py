@@ -163,9 +163,7 @@ class FleetDetector:
         self.establish()
         return start
 
-    def _channels(
-        self, batch: EventBatch, agent: I32, seq: I64, rows: slice, log_e: F64, belief: F64
-    ) -> None:
+    def _channels(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, log_e: F64, belief: F64) -> None:
         """Both channels on a run of rows; an agent seen by both has the mean of its two e-values and of its beliefs."""
         size = rows.stop - rows.start
         both = np.full((size, 2, 2), np.nan)  # (row, channel, log_e and belief); NaN = the channel did not see the row
@@ -175,8 +173,15 @@ class FleetDetector:
             context = batch.context[rows] if batch.context.shape[0] else np.zeros(size, np.int32)
             fresh_e, fresh_belief = np.zeros(size), np.zeros(size)
             self._numeric.observe(
-                agent[rows], batch.phase[rows], context, batch.contexts, values, batch.feature_names,
-                len(self._agents), fresh_e, fresh_belief,
+                agent[rows],
+                batch.phase[rows],
+                context,
+                batch.contexts,
+                values,
+                batch.feature_names,
+                len(self._agents),
+                fresh_e,
+                fresh_belief,
             )
             both[seen, 0, 0], both[seen, 0, 1] = fresh_e[seen], fresh_belief[seen]
         if batch.actions:

@@ -15,9 +15,7 @@ F64 = NDArray[np.float64]
 
 
 @njit(cache=True, nogil=True)
-def merge(
-    agent: NDArray[np.int32], phase: NDArray[np.int8], both: F64, last: F64, log_e: F64, belief: F64
-) -> None:
+def merge(agent: NDArray[np.int32], phase: NDArray[np.int8], both: F64, last: F64, log_e: F64, belief: F64) -> None:
     """Fill `log_e` and `belief` `(n,)` with the log of the mean over channels that have seen the agent.
 
     `both` `(n, channels, 2)` holds what channels say of each row, NaN where one did not see it; `last`

@@ -103,8 +103,18 @@ class NumericChannel:
         limit = np.where(rich, HELD_OUT_NATS, together)[:, None]
         for power in POWERS:
             _held_out(
-                agent[held], context[held], values[held], half.location, half.phi, half.scale, half.knots, half.own,
-                SCORES, power, self._split, worst,
+                agent[held],
+                context[held],
+                values[held],
+                half.location,
+                half.phi,
+                half.scale,
+                half.knots,
+                half.own,
+                SCORES,
+                power,
+                self._split,
+                worst,
             )
             temper[undecided] = power
             failed = worst > limit
@@ -114,8 +124,16 @@ class NumericChannel:
         return temper
 
     def observe(
-        self, agent: I32, phase: I8, context: I32, labels: tuple[str, ...], values: F64, names: tuple[str, ...],
-        agents: int, log_e: F64, belief: F64,
+        self,
+        agent: I32,
+        phase: I8,
+        context: I32,
+        labels: tuple[str, ...],
+        values: F64,
+        names: tuple[str, ...],
+        agents: int,
+        log_e: F64,
+        belief: F64,
     ) -> None:
         """Fill `log_e` and `belief` `(n,)` for rows of `values` `(n, d)`; baseline rows are kept instead."""
         self._features = self._features or names
@@ -137,10 +155,27 @@ class NumericChannel:
         self._grow(agents, len(self._features), 1 + n_coarse + n_fine if self._split else 1)
         parent = np.array(parents, np.int64) + 1
         _judge(
-            agent, phase, code, parent[code], code.astype(np.int64) + 1 + n_coarse, values,
-            shape.location, shape.phi, shape.scale, shape.knots, shape.own, shape.temper, SCORES,
-            self._fleet, 1.0 / max(agents, 1) if agents >= MIN_FLEET else 0.0,
-            n_coarse, n_fine, self._wealth, self._memory, log_e, belief,
+            agent,
+            phase,
+            code,
+            parent[code],
+            code.astype(np.int64) + 1 + n_coarse,
+            values,
+            shape.location,
+            shape.phi,
+            shape.scale,
+            shape.knots,
+            shape.own,
+            shape.temper,
+            SCORES,
+            self._fleet,
+            1.0 / max(agents, 1) if agents >= MIN_FLEET else 0.0,
+            n_coarse,
+            n_fine,
+            self._wealth,
+            self._memory,
+            log_e,
+            belief,
         )
         for machine in self._machines.keys() & set(np.unique(agent).tolist()):
             rows = np.flatnonzero((agent == machine) & ~base)
@@ -227,8 +262,18 @@ def _common(fleet: F64, row: int, j: int, residual: float, rate: float, scale: f
 
 @njit(cache=True, nogil=True)
 def _held_out(
-    agent: I32, context: I32, values: F64, location: F64, phi: F64, scale: F64, knots: F64, own: I64, levels: F64,
-    power: float, split: bool, worst: F64,
+    agent: I32,
+    context: I32,
+    values: F64,
+    location: F64,
+    phi: F64,
+    scale: F64,
+    knots: F64,
+    own: I64,
+    levels: F64,
+    power: float,
+    split: bool,
+    worst: F64,
 ) -> None:
     """Fill `worst` `(a, j)` with the highest log wealth, bets averaged, that held-back baseline rows reach."""
     agents, d = worst.shape
@@ -256,9 +301,27 @@ def _held_out(
 
 @njit(cache=True, nogil=True)
 def _judge(
-    agent: I32, phase: I8, context: I32, coarse: I64, fine: I64, values: F64, location: F64, phi: F64, scale: F64,
-    knots: F64, own: I64, temper: F64, levels: F64, fleet: F64, rate: float, n_coarse: int, n_fine: int,
-    wealth: F64, memory: F64, log_e: F64, belief: F64,
+    agent: I32,
+    phase: I8,
+    context: I32,
+    coarse: I64,
+    fine: I64,
+    values: F64,
+    location: F64,
+    phi: F64,
+    scale: F64,
+    knots: F64,
+    own: I64,
+    temper: F64,
+    levels: F64,
+    fleet: F64,
+    rate: float,
+    n_coarse: int,
+    n_fine: int,
+    wealth: F64,
+    memory: F64,
+    log_e: F64,
+    belief: F64,
 ) -> None:
     d = values.shape[1]
     split = n_fine > 1

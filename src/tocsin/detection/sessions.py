@@ -89,11 +89,33 @@ class SessionChannel:
         self._state = state
         task = model.tasks.look_up(calls.word_offset, calls.word)
         _judge(
-            calls.agent, calls.session, calls.group, task, calls.tool, calls.effect, calls.kind, seq,
-            *calls.arguments(), model.table.keys, model.table.counts, model.weights,
-            model.calibration.scores, model.calibration.tail,
-            state.key, state.used, state.task, state.previous, state.tools, state.uses, state.best, state.bets,
-            state.wealth, state.top, state.top_call, log_e, belief,
+            calls.agent,
+            calls.session,
+            calls.group,
+            task,
+            calls.tool,
+            calls.effect,
+            calls.kind,
+            seq,
+            *calls.arguments(),
+            model.table.keys,
+            model.table.counts,
+            model.weights,
+            model.calibration.scores,
+            model.calibration.tail,
+            state.key,
+            state.used,
+            state.task,
+            state.previous,
+            state.tools,
+            state.uses,
+            state.best,
+            state.bets,
+            state.wealth,
+            state.top,
+            state.top_call,
+            log_e,
+            belief,
         )
 
     def contributions(self, agent: int, tools: Sequence[str]) -> list[tuple[str, float, str]]:
@@ -146,14 +168,34 @@ def train(calls: Calls, session: I64, seed: int) -> Model:
     places(session, calls.tool, previous, repeat)
     table = CountTable(_table_bits(len(calls), calls.arg_name.shape[0]))
     count_calls(
-        calls.agent, session, calls.group, task, calls.tool, previous, repeat, *calls.arguments(),
-        table.keys, table.counts, table.last, table.used,
+        calls.agent,
+        session,
+        calls.group,
+        task,
+        calls.tool,
+        previous,
+        repeat,
+        *calls.arguments(),
+        table.keys,
+        table.counts,
+        table.last,
+        table.used,
     )
     features = np.zeros((len(calls), N_FEATURES))
     inside = np.ones(len(calls))
     _features(
-        calls.agent, calls.group, task, calls.tool, previous, repeat, calls.effect, inside, *calls.arguments(),
-        table.keys, table.counts, features,
+        calls.agent,
+        calls.group,
+        task,
+        calls.tool,
+        previous,
+        repeat,
+        calls.effect,
+        inside,
+        *calls.arguments(),
+        table.keys,
+        table.counts,
+        features,
     )
     judged = (calls.kind == Kind.CALL) & (calls.effect != READ)
     weights = _weights(calls, session, task, table, features, judged, seed)
@@ -174,8 +216,18 @@ def _weights(
     host, donor = spliced.host, spliced.calls
     foreign = np.zeros((host.shape[0], N_FEATURES))
     _features(
-        calls.agent[host], calls.group[host], task[host], donor.tool, calls.tool[host], spliced.repeat,
-        donor.effect, spliced.own_session, *donor.arguments(), table.keys, table.counts, foreign,
+        calls.agent[host],
+        calls.group[host],
+        task[host],
+        donor.tool,
+        calls.tool[host],
+        spliced.repeat,
+        donor.effect,
+        spliced.own_session,
+        *donor.arguments(),
+        table.keys,
+        table.counts,
+        foreign,
     )
     for half in (0, 1):
         own = features[judged & (calls.agent % 2 != half)]
@@ -193,14 +245,44 @@ def _table_bits(calls: int, arguments: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _features(
-    agent: I32, group: I32, task: I32, tool: I32, previous: I32, repeat: I32, effect: I8, own_session: F64,
-    arg_offset: I64, arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32, keys: Keys,
-    counts: Counts, out: F64,
+    agent: I32,
+    group: I32,
+    task: I32,
+    tool: I32,
+    previous: I32,
+    repeat: I32,
+    effect: I8,
+    own_session: F64,
+    arg_offset: I64,
+    arg_name: I64,
+    arg_hash: I64,
+    arg_type: I8,
+    arg_flags: U8,
+    arg_len: I32,
+    keys: Keys,
+    counts: Counts,
+    out: F64,
 ) -> None:
     for i in range(agent.shape[0]):
         call_features(
-            agent[i], group[i], task[i], tool[i], previous[i], repeat[i], effect[i], own_session[i],
-            arg_offset[i], arg_offset[i + 1], arg_name, arg_hash, arg_type, arg_flags, arg_len, keys, counts, out[i],
+            agent[i],
+            group[i],
+            task[i],
+            tool[i],
+            previous[i],
+            repeat[i],
+            effect[i],
+            own_session[i],
+            arg_offset[i],
+            arg_offset[i + 1],
+            arg_name,
+            arg_hash,
+            arg_type,
+            arg_flags,
+            arg_len,
+            keys,
+            counts,
+            out[i],
         )
 
 
@@ -221,10 +303,38 @@ def _slot(key: I64, used: I64, a: int, session: int, now: int) -> tuple[int, boo
 
 @njit(cache=True, nogil=True)
 def _judge(
-    agent: I32, session: I64, group: I32, row_task: I32, tool: I32, effect: I8, kind: I8, seq: I64, arg_offset: I64,
-    arg_name: I64, arg_hash: I64, arg_type: I8, arg_flags: U8, arg_len: I32, keys: Keys, counts: Counts,
-    weights: F64, reference: F64, tail: F64, key: I64, used: I64, task: I32, previous: I32, tools: I32, uses: I32,
-    best: F64, bets: F64, wealth: F64, top: F64, top_call: I64, log_e: F64, belief: F64,
+    agent: I32,
+    session: I64,
+    group: I32,
+    row_task: I32,
+    tool: I32,
+    effect: I8,
+    kind: I8,
+    seq: I64,
+    arg_offset: I64,
+    arg_name: I64,
+    arg_hash: I64,
+    arg_type: I8,
+    arg_flags: U8,
+    arg_len: I32,
+    keys: Keys,
+    counts: Counts,
+    weights: F64,
+    reference: F64,
+    tail: F64,
+    key: I64,
+    used: I64,
+    task: I32,
+    previous: I32,
+    tools: I32,
+    uses: I32,
+    best: F64,
+    bets: F64,
+    wealth: F64,
+    top: F64,
+    top_call: I64,
+    log_e: F64,
+    belief: F64,
 ) -> None:
     features, part = np.empty(N_FEATURES), np.empty(N_FEATURES)
     for i in range(agent.shape[0]):
@@ -246,9 +356,24 @@ def _judge(
             repeat = use_of(tools[a, k], uses[a, k], tool[i])
             if kind[i] == 0 and effect[i] != READ:
                 call_features(
-                    a, group[i], task[a, k], tool[i], previous[a, k], repeat, effect[i], 0.0,
-                    arg_offset[i], arg_offset[i + 1], arg_name, arg_hash, arg_type, arg_flags, arg_len,
-                    keys, counts, features,
+                    a,
+                    group[i],
+                    task[a, k],
+                    tool[i],
+                    previous[a, k],
+                    repeat,
+                    effect[i],
+                    0.0,
+                    arg_offset[i],
+                    arg_offset[i + 1],
+                    arg_name,
+                    arg_hash,
+                    arg_type,
+                    arg_flags,
+                    arg_len,
+                    keys,
+                    counts,
+                    features,
                 )
                 score = parts(features, weights[a % 2], part)
                 if score > best[a, k]:

@@ -44,9 +44,7 @@ def splice(calls: Calls, session: I64, task: I32, count: int, seed: int) -> Spli
     if not donors.size:
         return None
     # Tools are drawn evenly within a role: an attacker does not care how common a tool is.
-    pairs, inverse = np.unique(
-        calls.group[donors].astype(np.int64) << 32 | calls.tool[donors], return_inverse=True
-    )
+    pairs, inverse = np.unique(calls.group[donors].astype(np.int64) << 32 | calls.tool[donors], return_inverse=True)
     chance = 1.0 / np.bincount(inverse, minlength=pairs.shape[0])[inverse]
     foreign_text = np.add.reduceat(np.append(calls.arg_flags == IN_OUTPUT, 0), calls.arg_offset[:-1])
     has_foreign = (foreign_text > 0) & (np.diff(calls.arg_offset) > 0)
@@ -83,8 +81,20 @@ def _rewritten(calls: Calls, donor: I64, rng: np.random.Generator) -> Calls:
     fresh = rng.integers(1, 1 << 62, size)
     offset, word = ragged_rows(calls.word_offset, donor)
     return Calls(
-        taken.agent, taken.session, taken.group, taken.tool, taken.effect, taken.kind,
-        taken.arg_offset, taken.arg_name, fresh, taken.arg_type, flags, taken.arg_len, offset, calls.word[word],
+        taken.agent,
+        taken.session,
+        taken.group,
+        taken.tool,
+        taken.effect,
+        taken.kind,
+        taken.arg_offset,
+        taken.arg_name,
+        fresh,
+        taken.arg_type,
+        flags,
+        taken.arg_len,
+        offset,
+        calls.word[word],
     )
 
 

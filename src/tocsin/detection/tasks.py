@@ -92,9 +92,7 @@ def _assign(
 
 
 @njit(cache=True, nogil=True)
-def _join(
-    k: int, words: Words, known: Words, weight: Floats, member: NDArray[np.uint8], mass: Floats
-) -> None:
+def _join(k: int, words: Words, known: Words, weight: Floats, member: NDArray[np.uint8], mass: Floats) -> None:
     for word in words:
         w = np.int64(np.searchsorted(known, word))  # pyright: ignore[reportUnknownArgumentType]
         if w < known.shape[0] and known[w] == word and not member[w, k]:

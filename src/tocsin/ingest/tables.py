@@ -226,9 +226,7 @@ def fleet_order(agent: NDArray[np.int32], seq: NDArray[np.int64], t_ns: NDArray[
     return by_agent[np.lexsort((seq[by_agent], owner, times))]
 
 
-def sessions_of(
-    table: pa.Table, name: str, agent: NDArray[np.int32], agents: tuple[str, ...]
-) -> NDArray[np.int64]:
+def sessions_of(table: pa.Table, name: str, agent: NDArray[np.int32], agents: tuple[str, ...]) -> NDArray[np.int64]:
     """Hash of (agent, session) per row; 0 where the table has no sessions."""
     if not name:
         return np.zeros(int(agent.shape[0]), np.int64)
