@@ -1,27 +1,20 @@
-"""Sessions of tool calls: the oddest call of each session against the oddest calls of baseline sessions.
-
-Weights come from two fits, each on half of the agents and used for the other half, so that the baseline sessions that
-calibrate were not trained on (cross-conformal prediction, Vovk 2015).
-"""
+"""Sessions of tool calls: the oddest call of each session against the oddest calls of baseline sessions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tocsin.detection.calibration import Calibration, log_survival
-from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, by_session, joined, places, use_of
-from tocsin.detection.calls import FEATURES, N_FEATURES, READ, call_features, count_calls
-from tocsin.detection.counts import Counts, CountTable, Keys
-from tocsin.detection.oddity import fit, parts, scores
-from tocsin.detection.splice import splice
-from tocsin.detection.tasks import Tasks
-from tocsin.model.events import Kind
+from tocsin.detection.calibration import log_survival
+from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, by_session, joined, use_of
+from tocsin.detection.calls import FEATURES, N_FEATURES, call_features
+from tocsin.detection.counts import Counts, Keys
+from tocsin.detection.oddity import parts
+from tocsin.detection.session_fit import Model, judged, train
 from tocsin.stats.eprocess import log_e_of, log_mix, mixture_calibrator, open_bet, step_calibrator
 
 F64 = NDArray[np.float64]
@@ -32,24 +25,9 @@ U8 = NDArray[np.uint8]
 
 BET = 0.1  # share of the wealth that is bet on each session
 SHOWS = 0.25  # chance that a session of a compromised agent shows it
-NEVER = -1e9  # score of a session without a call that has a side effect
 SLOTS = 4  # sessions an agent can have open at once
 MIN_SESSIONS = 20  # baseline sessions below which nothing is judged
-MIN_SPLICES = 200
-SPLICES_PER_CALL = 2
-MAX_SPLICES = 16_000
 LOG_P_FLOOR = -27.0
-DEFAULT_FEATURES = (0, 6, 9)  # added up where there is too little to learn weights from
-
-
-@dataclass(slots=True)
-class Model:
-    """What the baseline taught: counts, tasks, weights per fold `(2, w)`, calibration."""
-
-    table: CountTable
-    tasks: Tasks
-    weights: F64
-    calibration: Calibration
 
 
 class SessionChannel:
@@ -95,7 +73,7 @@ class SessionChannel:
             task,
             calls.tool,
             calls.effect,
-            calls.kind,
+            judged(calls),
             seq,
             *calls.arguments(),
             model.table.keys,
@@ -138,12 +116,12 @@ class _State:
         self.previous = np.full((agents, SLOTS), -1, np.int32)
         self.tools = np.full((agents, SLOTS, TOOLS_PER_SESSION), -1, np.int32)
         self.uses = np.zeros((agents, SLOTS, TOOLS_PER_SESSION), np.int32)
-        self.best = np.full((agents, SLOTS), NEVER)
+        self.best = np.full((agents, SLOTS), -np.inf)
         self.bets = np.zeros((agents, SLOTS, 2))
         self.wealth = np.zeros((agents, 3))  # log e-wealth, log belief wealth, sessions so far
         self.wealth[:, :2] = -1e6
         self.top = np.zeros((agents, N_FEATURES + 1))  # parts of the oddest call, and its score
-        self.top[:, N_FEATURES] = NEVER
+        self.top[:, N_FEATURES] = -np.inf
         self.top_call = np.full((agents, 2), -1, np.int64)  # its tool and event number
 
     def grown(self, agents: int) -> _State:
@@ -155,135 +133,6 @@ class _State:
         for name, array in vars(self).items():
             getattr(larger, name)[:have] = array
         return larger
-
-
-def train(calls: Calls, session: I64, seed: int) -> Model:
-    """Counts, tasks, weights and calibration from baseline calls sorted by session."""
-    first = np.flatnonzero(np.r_[True, np.diff(session) != 0])
-    requests = calls.take(first)
-    tasks = Tasks()
-    tasks.fit(requests.word_offset, requests.word)
-    task = tasks.look_up(requests.word_offset, requests.word)[session]
-    previous, repeat = np.empty(len(calls), np.int32), np.empty(len(calls), np.int32)
-    places(session, calls.tool, previous, repeat)
-    table = CountTable(_table_bits(len(calls), calls.arg_name.shape[0]))
-    count_calls(
-        calls.agent,
-        session,
-        calls.group,
-        task,
-        calls.tool,
-        previous,
-        repeat,
-        *calls.arguments(),
-        table.keys,
-        table.counts,
-        table.last,
-        table.used,
-    )
-    features = np.zeros((len(calls), N_FEATURES))
-    inside = np.ones(len(calls))
-    _features(
-        calls.agent,
-        calls.group,
-        task,
-        calls.tool,
-        previous,
-        repeat,
-        calls.effect,
-        inside,
-        *calls.arguments(),
-        table.keys,
-        table.counts,
-        features,
-    )
-    judged = (calls.kind == Kind.CALL) & (calls.effect != READ)
-    weights = _weights(calls, session, task, table, features, judged, seed)
-    score = np.where(calls.agent % 2 == 0, scores(features, weights[0]), scores(features, weights[1]))
-    oddest = np.maximum.reduceat(np.where(judged, score, NEVER), first)
-    return Model(table, tasks, weights, Calibration(oddest))
-
-
-def _weights(
-    calls: Calls, session: I64, task: I32, table: CountTable, features: F64, judged: NDArray[np.bool_], seed: int
-) -> F64:
-    """Weights for even and odd agents, each learned on the other half."""
-    default = np.zeros((2, N_FEATURES * 4 + 1))
-    default[:, [j * 4 for j in DEFAULT_FEATURES]] = 1.0
-    spliced = splice(calls, session, task, min(SPLICES_PER_CALL * len(calls), MAX_SPLICES), seed)
-    if spliced is None or spliced.host.shape[0] < MIN_SPLICES:
-        return default
-    host, donor = spliced.host, spliced.calls
-    foreign = np.zeros((host.shape[0], N_FEATURES))
-    _features(
-        calls.agent[host],
-        calls.group[host],
-        task[host],
-        donor.tool,
-        calls.tool[host],
-        spliced.repeat,
-        donor.effect,
-        spliced.own_session,
-        *donor.arguments(),
-        table.keys,
-        table.counts,
-        foreign,
-    )
-    for half in (0, 1):
-        own = features[judged & (calls.agent % 2 != half)]
-        other = foreign[calls.agent[host] % 2 != half]
-        if min(own.shape[0], other.shape[0]) >= MIN_SPLICES:
-            label = np.r_[np.zeros(own.shape[0]), np.ones(other.shape[0])]
-            default[half] = fit(np.concatenate((own, other)), label)
-    return default
-
-
-def _table_bits(calls: int, arguments: int) -> int:
-    """Room for every key that so many calls can make, between 2**12 and 2**24 slots."""
-    return min(max(int(math.log2(18.0 * calls + 16.0 * arguments + 1.0)) + 1, 12), 24)
-
-
-@njit(cache=True, nogil=True)
-def _features(
-    agent: I32,
-    group: I32,
-    task: I32,
-    tool: I32,
-    previous: I32,
-    repeat: I32,
-    effect: I8,
-    own_session: F64,
-    arg_offset: I64,
-    arg_name: I64,
-    arg_hash: I64,
-    arg_type: I8,
-    arg_flags: U8,
-    arg_len: I32,
-    keys: Keys,
-    counts: Counts,
-    out: F64,
-) -> None:
-    for i in range(agent.shape[0]):
-        call_features(
-            agent[i],
-            group[i],
-            task[i],
-            tool[i],
-            previous[i],
-            repeat[i],
-            effect[i],
-            own_session[i],
-            arg_offset[i],
-            arg_offset[i + 1],
-            arg_name,
-            arg_hash,
-            arg_type,
-            arg_flags,
-            arg_len,
-            keys,
-            counts,
-            out[i],
-        )
 
 
 @njit(cache=True, nogil=True)
@@ -309,7 +158,7 @@ def _judge(
     row_task: I32,
     tool: I32,
     effect: I8,
-    kind: I8,
+    counts_here: NDArray[np.bool_],
     seq: I64,
     arg_offset: I64,
     arg_name: I64,
@@ -336,7 +185,8 @@ def _judge(
     log_e: F64,
     belief: F64,
 ) -> None:
-    features, part = np.empty(N_FEATURES), np.empty(N_FEATURES)
+    width = top.shape[1] - 1
+    features, part = np.empty(width), np.empty(width)
     for i in range(agent.shape[0]):
         a = agent[i]
         k, fresh = _slot(key, used, a, session[i], seq[i] + 1)
@@ -344,7 +194,7 @@ def _judge(
             task[a, k] = -1
             previous[a, k] = -1
             tools[a, k, :] = -1
-            best[a, k] = NEVER
+            best[a, k] = -np.inf
             wealth[a, 2] += 1.0
             bets[a, k, 0] = log_mix(BET, -1e6)
             bets[a, k, 1] = log_mix(SHOWS, mixture_calibrator(0.0))
@@ -354,7 +204,7 @@ def _judge(
             task[a, k] = row_task[i]
         if tool[i] >= 0:
             repeat = use_of(tools[a, k], uses[a, k], tool[i])
-            if kind[i] == 0 and effect[i] != READ:
+            if counts_here[i]:
                 call_features(
                     a,
                     group[i],
@@ -379,9 +229,9 @@ def _judge(
                 if score > best[a, k]:
                     best[a, k] = score
                     _raise(log_survival(score, reference, tail), tail[3], bets[a, k], wealth[a])
-                if score > top[a, N_FEATURES]:
-                    top[a, :N_FEATURES] = part
-                    top[a, N_FEATURES] = score
+                if score > top[a, width]:
+                    top[a, :width] = part
+                    top[a, width] = score
                     top_call[a, 0] = tool[i]
                     top_call[a, 1] = seq[i]
             previous[a, k] = tool[i]
