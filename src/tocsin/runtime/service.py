@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -44,7 +45,7 @@ JOIN_ROWS = 16_384
 IDLE_SECONDS = 0.5
 NOTHING_HELD = Held()
 
-log = structlog.get_logger("tocsin.service")
+log = structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
 
 
 class Admits(Protocol):
