@@ -1,9 +1,10 @@
 """Groups of agents that move together although nothing above them explains it, also when some follow others.
 
-Sketches (64 bytes an agent) of what fleet, zone and region leave unexplained are compared pair by pair at every lag; to
-50,000 agents all of them, beyond that those that share a band of bits, followed by everyone against the members found.
-Candidates are verified on the residuals themselves, which their regions hand out on request. What survives at a level
-that no pair of independent agents reaches is joined into groups, and each member gets an e-value.
+Sketches (64 bytes an agent) of what fleet, zone and region leave unexplained are compared pair by pair at every lag:
+all pairs up to 50,000 agents, beyond that those that share a band of bits. Candidates are verified on the residuals
+themselves, which their regions hand out on request. What survives at a level that no pair of independent agents
+reaches is joined into groups (after bands, everyone is compared with the members found first), and each member gets
+an e-value.
 
 Pairs within one region are left to the region, which knows its correlations exactly.
 """
@@ -21,14 +22,14 @@ from numpy.typing import NDArray
 from tocsin.errors import InputError
 from tocsin.stats.correlation import autocorrelations, best_lags
 from tocsin.stats.eprocess import mixture_calibrator
-from tocsin.stats.simhash import BITS, MAX_LAG, agreement_limit, close_pairs, outputs_per_filter, shifted
+from tocsin.stats.simhash import BITS, MAX_LAG, agreement_limit, close_pairs, one_bits, outputs_per_filter, shifted
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+U16 = NDArray[np.uint16]
 U64 = NDArray[np.uint64]
 
-ALL_PAIRS_UP_TO = 50_000  # agents
 BAND_BITS = 16
 SPARE_PER_AGENT = 2.0  # candidates to verify in vain, over all lags: what pays for finding weak correlation
 SHARE = 0.01  # of the wealth that is bet; the rest pays for agents about whom nothing is said
@@ -43,6 +44,7 @@ class Screening:
     least_rho: float = 0.3  # weaker correlation is no coordination, however certain
     delta: float = 1e-3  # probability that independent agents give any pair at all
     factors: int = 43  # directions that were removed from each series
+    all_pairs_up_to: int = 50_000  # agents; of larger fleets those pairs that share a band of bits
 
     def __post_init__(self) -> None:
         if not (0 <= self.max_lag <= MAX_LAG and 0 < self.delta < 1 and 0 <= self.least_rho < 1 and self.factors >= 0):
@@ -79,33 +81,36 @@ class Coordinated:
 def candidate_pairs(sketches: U64, length: int, region: I64, screening: Screening) -> I32:
     """(m, 2) pairs i < j of agents of different regions whose sketches agree at some lag; sorted, without repetition.
 
-    `sketches` (n, 8) of series of `length` samples, `region` (n,) the region of each agent.
+    `sketches` (n, 8) of series of `length` samples, `region` (n,) the region of each agent. A series of zeros has a
+    sketch of zeros, which says nothing and is left out.
     """
+    speaking = np.flatnonzero(sketches.any(axis=1))
+    sketches, region = sketches[speaking], region[speaking]
     n = sketches.shape[0]
-    ways = [shifted(sketches, lag, length) for lag in range(screening.max_lag + 1)]
-    limits = [
-        agreement_limit(length, lag, n * n * (screening.lags / 2.0), SPARE_PER_AGENT * n) for lag in range(len(ways))
-    ]
     found: list[I32] = []
-    for lag, ((moved, mask), limit) in enumerate(zip(ways, limits, strict=True)):
-        if n <= ALL_PAIRS_UP_TO:
+    for lag in range(screening.max_lag + 1):
+        moved, mask = shifted(sketches, lag, length)
+        limit = _limit(n, length, lag, screening)
+        if n <= screening.all_pairs_up_to:
             found.append(close_pairs(sketches, moved, mask, limit, half=lag == 0))
         else:
             found.append(_banded(sketches, moved, mask, limit, length, lag))
-    pairs = _distinct(np.concatenate(found), region)
-    if n > ALL_PAIRS_UP_TO:
-        pairs = _distinct(np.concatenate([pairs, *_around(sketches, ways, limits, np.unique(pairs))]), region)
-    return pairs
+    return speaking.astype(np.int32)[_distinct(np.concatenate(found), region)]
 
 
-def _around(sketches: U64, ways: list[tuple[U64, U64]], limits: list[int], members: I32) -> list[I32]:
-    """Everyone against those that bands found, ahead and behind: a member missed by its bands is met here."""
-    rows = members.astype(np.int64)
-    found: list[I32] = []
-    for (moved, mask), limit in zip(ways, limits, strict=True):
-        found.append(close_pairs(sketches, moved, mask, limit, rows=rows))
-        found.append(close_pairs(moved, sketches, mask, limit, rows=rows))
-    return found
+def candidates_around(members: I64, sketches: U64, length: int, region: I64, screening: Screening) -> I32:
+    """(m, 2) pairs as from `candidate_pairs`, of anyone with one of `members`, ahead or behind."""
+    found: list[I32] = [np.zeros((0, 2), np.int32)]
+    for lag in range(screening.max_lag + 1):
+        moved, mask = shifted(sketches, lag, length)
+        limit = _limit(sketches.shape[0], length, lag, screening)
+        found.append(close_pairs(sketches, moved, mask, limit, rows=members))
+        found.append(close_pairs(moved, sketches, mask, limit, rows=members))
+    return _distinct(np.concatenate(found), region)
+
+
+def _limit(n: int, length: int, lag: int, screening: Screening) -> int:
+    return agreement_limit(length, lag, (n * n + 1) * (screening.lags / 2.0), SPARE_PER_AGENT * n)
 
 
 def _distinct(pairs: I32, region: I64) -> I32:
@@ -114,7 +119,7 @@ def _distinct(pairs: I32, region: I64) -> I32:
     return np.unique(np.sort(apart, axis=1), axis=0)
 
 
-def _bands(sketches: U64, length: int, lag: int) -> U64:
+def _bands(sketches: U64, length: int, lag: int) -> U16:
     """(bands, n) keys of 16 consecutive bits that are known at `lag`."""
     bits = np.unpackbits(sketches.astype("<u8").view(np.uint8), axis=1, bitorder="little")
     outputs = outputs_per_filter(length)
@@ -123,27 +128,21 @@ def _bands(sketches: U64, length: int, lag: int) -> U64:
         for g in range(0, BITS, outputs)
         for m in range(0, outputs - lag - BAND_BITS + 1, BAND_BITS // 2)
     ]  # fmt: skip
-    return np.stack(
-        [np.packbits(bits[:, s : s + BAND_BITS], axis=1, bitorder="little").view("<u2")[:, 0] for s in starts]
-    ).astype(np.uint64)
+    keys = [np.packbits(bits[:, s : s + BAND_BITS], axis=1, bitorder="little").view("<u2")[:, 0] for s in starts]
+    return np.stack(keys).astype(np.uint16)
 
 
 @njit(cache=True, nogil=True)
-def _meet(left_keys: U64, order: I64, start: I64, left: U64, right: U64, mask: U64, limit: int, out: I32) -> int:
+def _meet(left_keys: U16, order: I64, start: I64, left: U64, right: U64, mask: U64, limit: int, out: I32) -> int:
     """Pairs that share a key and whose sketches are within `limit`: like `close_pairs`, over one band."""
     found = 0
     for i in range(left_keys.shape[0]):
         key = np.int64(left_keys[i])
         for at in range(start[key], start[key + 1]):
             j = order[at]
-            distance = 0
+            distance = np.int64(0)
             for w in range(left.shape[1]):
-                x = (left[i, w] ^ right[j, w]) & mask[w]
-                while x:
-                    x &= x - np.uint64(1)
-                    distance += 1
-                if distance > limit:
-                    break
+                distance += one_bits((left[i, w] ^ right[j, w]) & mask[w])
             if distance <= limit and i != j:
                 if found < out.shape[0]:
                     out[found, 0] = i
@@ -158,7 +157,7 @@ def _banded(left: U64, right: U64, mask: U64, limit: int, length: int, lag: int)
     mine, theirs = _bands(left, length, lag), _bands(right, length, lag)
     for a, b in zip(mine, theirs, strict=True):
         order = np.argsort(b, kind="stable").astype(np.int64)
-        start = np.searchsorted(b[order], np.arange((1 << BAND_BITS) + 1, dtype=np.uint64)).astype(np.int64)
+        start = np.concatenate([[0], np.cumsum(np.bincount(b, minlength=1 << BAND_BITS))]).astype(np.int64)
         count = int(_meet(a, order, start, left, right, mask, limit, room))
         if count > room.shape[0]:
             room = np.empty((2 * count, 2), np.int32)
@@ -237,6 +236,11 @@ def _groups(ordered: list[Pair]) -> list[dict[int, int]]:
 def screen(
     sketches: U64, length: int, region: I64, residuals: Callable[[I64], F64], screening: Screening
 ) -> list[Coordinated]:
-    """`candidate_pairs`, `verified` and `coordinated` in one."""
-    candidates = candidate_pairs(sketches, length, region, screening)
-    return coordinated(verified(candidates, sketches.shape[0], residuals, screening), sketches.shape[0], screening)
+    """The members of every coordinated group: the functions above in one, which name the arguments."""
+    n = sketches.shape[0]
+    pairs = verified(candidate_pairs(sketches, length, region, screening), n, residuals, screening)
+    if n > screening.all_pairs_up_to:
+        members = np.unique(np.array([[p.left, p.right] for p in pairs], np.int64))
+        around = candidates_around(members, sketches, length, region, screening)
+        pairs = list({*pairs, *verified(around, n, residuals, screening)})
+    return coordinated(pairs, n, screening)

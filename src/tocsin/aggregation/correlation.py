@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.errors import InputError
-from tocsin.stats.correlation import simultaneous_deviations
+from tocsin.stats.correlation import simultaneous_deviations, whitened
 from tocsin.stats.dither import (
     DITHER_BITS,
     STEP_BITS,
@@ -33,7 +34,6 @@ from tocsin.stats.dither import (
     levels,
 )
 from tocsin.stats.factors import leading_rows, orthonormal_rows, unit_rows, without
-from tocsin.stats.simhash import sketch_rows
 from tocsin.wire.correlation import Statement
 
 F32 = NDArray[np.float32]
@@ -114,6 +114,7 @@ class Region:
         self.z = unit_rows(series[order], heavy_tails=heavy_tails)
         self.exact: F64 = self.z @ self.z.T
 
+    @cached_property
     def rows(self) -> F64:
         """What the region sends up: its factors above the noise, (at most 6, T)."""
         return leading_rows(self.z, REGION_LIMIT, above_noise=True)
@@ -138,14 +139,13 @@ class Region:
         ]  # fmt: skip
 
     def nested_residuals(self, basis: Basis, of_zone: F64) -> F64:
-        """(b, T): what neither the fleet, nor the zone (rows `of_zone`), nor the region as a whole explains."""
-        inner = without(self._residual(basis, basis.loadings(self.z)), of_zone)
-        own = without(without(self.rows(), basis.vectors), of_zone)
-        return without(inner, orthonormal_rows(own, REGION_OWN))
+        """(b, T): what neither the fleet, nor the zone (rows `of_zone`), nor the region, nor its own past explains.
 
-    def sketches(self, basis: Basis, of_zone: F64, sketch_seed: bytes) -> U64:
-        """(b, 8) sketches of the nested residuals, for screening."""
-        return sketch_rows(self.nested_residuals(basis, of_zone), sketch_seed)
+        For screening, where the region should hold `innovations` of the series.
+        """
+        inner = without(self._residual(basis, basis.loadings(self.z)), of_zone)
+        own = without(without(self.rows, basis.vectors), of_zone)
+        return unit_rows(whitened(without(inner, orthonormal_rows(own, REGION_OWN))))
 
     def _residual(self, basis: Basis, loadings: I16) -> F64:
         return self.z - np.ldexp(loadings.astype(np.float64), -LOADING_BITS) @ basis.vectors
@@ -172,6 +172,8 @@ class CorrelationMap:
         self, basis: Basis, regions: Sequence[tuple[Sequence[Statement], F64]], seed: bytes, *, delta: float = DELTA
     ) -> None:
         said = [one for members, _ in regions for one in members]
+        if not said:
+            raise InputError("a map needs at least one statement")
         length, window = basis.q.shape[1], said[0].window
         if any((one.basis, one.window, one.codes.shape[0]) != (basis.digest, window, length) for one in said):
             raise InputError("statements of different windows, bases or lengths do not make one map")

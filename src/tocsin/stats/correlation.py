@@ -9,10 +9,10 @@ sqrt 12) <= 2 exp(-L^2 / 2). Two terms for each of n (n - 1) / 2 pairs: with L =
 hold at once with probability at least 1 - delta. Nothing is assumed about the series; they may be adversarial as long
 as they were fixed before the dither was known. Fewer bits for arbitrary series are impossible (Alon & Klartag 2017).
 
-Surprise. If given r_j the direction of r_i is uniform in d dimensions (white Gaussian residuals), then
+Surprise. If given r_j the direction of r_i is uniform in d dimensions (white, no heavy tails: see `innovations`), then
 P(<u_i, u_j> >= x) = I(1 - x^2; (d - 1) / 2, 1 / 2) / 2 <= (1 - x^2)^((d - 1) / 2) / 2, because I(y; a, 1/2) / y^a
-increases to 1. Serial dependence makes d smaller: given r_j, the variance of the product is the sum over lags of r_i's
-autocorrelation times r_j's (Bartlett 1935), which divides d.
+increases to 1. Serial dependence that is left makes d smaller: given r_j, the variance of the
+product is the sum over lags of r_i's autocorrelation times r_j's (Bartlett 1935), which divides d.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import math
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from tocsin.stats.factors import unit_rows
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -82,6 +84,26 @@ def autocorrelations(rows: F64, lags: int) -> F64:
             for t in range(x.shape[0] - k):
                 total += x[t] * x[t + k]
             out[i, k - 1] = total / energy
+    return out
+
+
+def innovations(series: F64) -> F64:
+    """`series` (n, T) wrapped, `whitened` and wrapped again, of norm 1: what to screen instead of the series.
+
+    Independent series that drift, or spike at the same moment, correlate by accident; these do not. Raises InputError
+    as `unit_rows` does.
+    """
+    return unit_rows(whitened(unit_rows(series, heavy_tails=True)), heavy_tails=True)
+
+
+def whitened(rows: F64, order: int = 4) -> F64:
+    """What each row (n, T) does not predict of itself, by an autoregression fitted with Yule & Walker (Haugh 1976)."""
+    auto = np.concatenate([np.ones((rows.shape[0], 1)), autocorrelations(rows, order)], axis=1)
+    apart = np.abs(np.subtract.outer(np.arange(order), np.arange(order)))
+    weights = np.linalg.solve(auto[:, apart], auto[:, 1:, None])[:, :, 0]
+    out = rows.copy()
+    for k in range(1, order + 1):
+        out[:, k:] -= weights[:, k - 1 : k] * rows[:, :-k]
     return out
 
 

@@ -80,7 +80,7 @@ def _packed(bits: U8) -> U64:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _ones(x: np.uint64) -> np.int64:
+def one_bits(x: np.uint64) -> np.int64:
     """Number of one bits; the compiler knows this idiom."""
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -89,17 +89,14 @@ def _ones(x: np.uint64) -> np.int64:
 
 
 @njit(cache=True, nogil=True)
-def _scan(left: U64, right: U64, mask: U64, limit: int, rows: I64, half: bool, out: I32) -> int:
+def _scan(left: U64, right: U64, limit: int, rows: I64, half: bool, out: I32) -> int:
     """Pairs (rows[a], j) within `limit` bits into out (room, 2); returns how many there are, also beyond the room."""
     found = 0
-    masked = np.empty(left.shape[1], np.uint64)
     for i in rows:
-        for w in range(left.shape[1]):
-            masked[w] = left[i, w] & mask[w]
         for j in range(i + 1 if half else 0, right.shape[0]):
             distance = np.int64(0)
             for w in range(left.shape[1]):
-                distance += _ones(masked[w] ^ (right[j, w] & mask[w]))
+                distance += one_bits(left[i, w] ^ right[j, w])
             if distance <= limit and j != i:
                 if found < out.shape[0]:
                     out[found, 0] = i
@@ -132,13 +129,14 @@ def close_pairs(left: U64, right: U64, mask: U64, limit: int, *, rows: I64 | Non
     Every j is compared with every i of `rows` (all of them by default); `half` looks at j > i only.
     """
     every: I64 = np.arange(left.shape[0], dtype=np.int64) if rows is None else rows
+    left, right = left & mask, right & mask
     found: list[I32] = []
     room = np.empty((1 << 16, 2), np.int32)
     for start in range(0, every.shape[0], 256):
         chunk = every[start : start + 256]
-        count = int(_scan(left, right, mask, limit, chunk, half, room))
+        count = int(_scan(left, right, limit, chunk, half, room))
         if count > room.shape[0]:
             room = np.empty((2 * count, 2), np.int32)
-            count = int(_scan(left, right, mask, limit, chunk, half, room))
+            count = int(_scan(left, right, limit, chunk, half, room))
         found.append(room[:count].copy())
     return np.concatenate(found) if found else np.zeros((0, 2), np.int32)
