@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +16,12 @@ MAX_SESSIONS = 16_384  # prompt words remembered
 MAX_DIGESTS = 512  # sessions whose raw text is being digested: each may take most of a megabyte
 SEEN_PER_DIGEST = 5_000
 MAX_WORDS = 256
+
+
+@lru_cache(maxsize=4096)  # every span of a session repeats it
+def _small_numbers(text: str) -> tuple[int, ...]:
+    words = text[: 8 * MAX_WORDS].split()[:MAX_WORDS]
+    return tuple(int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 10)
 
 
 class Sessions:
@@ -33,8 +40,7 @@ class Sessions:
 
     def signature(self, key: bytes | str, text: str) -> None:
         """Take in a `tocsin.prompt.signature`; what is not a small number in it is left out."""
-        words = text[: 8 * MAX_WORDS].split()[:MAX_WORDS]
-        found = tuple(int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 10)
+        found = _small_numbers(text)
         if self._words.get(key) != found:
             self._unsaved[key] = found
         self.restore(key, found)
