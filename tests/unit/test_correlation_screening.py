@@ -228,6 +228,15 @@ def test_verification_keeps_only_what_is_certain():
     assert verified(candidates, 700, hand_out, Screening(factors=1, delta=1e-300)) == []
 
 
+def test_a_pair_is_certain_when_all_pairs_and_lags_together_stay_below_delta():
+    x = with_group(rho=0.5)
+    pair = np.array([[5, 300]], np.int32)
+    log_p = verified(pair, 700, lambda k: x[k], Screening(factors=1))[0].log_p
+    needed = math.exp(log_p) * 700 * 699 / 2 * 7
+    assert len(verified(pair, 700, lambda k: x[k], Screening(factors=1, delta=1.01 * needed))) == 1
+    assert verified(pair, 700, lambda k: x[k], Screening(factors=1, delta=0.99 * needed)) == []
+
+
 def test_settings_out_of_range():
     for bad in ({"max_lag": 17}, {"max_lag": -1}, {"delta": 0.0}, {"least_rho": 1.0}, {"factors": -1}):
         with pytest.raises(InputError, match="screening settings"):
