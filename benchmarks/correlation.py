@@ -261,7 +261,7 @@ def measure(bench: Bench) -> None:
             screening(bench, n, length, lagged=lagged)
     screening(bench, n, 256, lagged=True, spikes=True)
     sketches_alone(bench, n, Screening(factors=1, all_pairs_up_to=0))
-    for many in () if bench.quick else (50_000, 100_000):
+    for many in () if bench.quick else (20_000, 100_000):
         sketches_alone(bench, many, Screening(factors=1))
     bench.record("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, unit="GiB", bound="< 8")
 
