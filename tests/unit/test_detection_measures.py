@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from tocsin.detection.detector import FleetDetector
@@ -48,13 +46,3 @@ def test_a_slow_tool_is_no_evidence_but_a_measurement_is() -> None:
         seen = FleetDetector().observe(batch)
         assert seen.log_e[-20:].argmax() == 0
         assert seen.log_e[-20:].max() > 10.0
-
-
-def test_measures_beside_calls_change_nothing() -> None:
-    batch = slow_fleet(Kind.CALL, "duration_ms")
-    calls = dataclasses.replace(
-        batch, actions=("reply",), action=np.zeros(4000, np.int32), effect=np.full(4000, 3, np.int8),
-        session=np.arange(4000) // 40 + 1,
-    )  # fmt: skip
-    bare = dataclasses.replace(calls, feature_names=(), values=np.zeros((4000, 0)))
-    np.testing.assert_array_equal(FleetDetector().observe(calls).log_e, FleetDetector().observe(bare).log_e)

@@ -12,6 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tocsin.detection.bisection import first_at_least
+
 SAFETY = 3.0  # a baseline score may be exceeded this many times more often in life than in the baseline
 TAIL_SHARE = 0.01
 MIN_TAIL = 20  # scores that a tail fit needs
@@ -41,5 +43,5 @@ def log_survival(score: float, scores: NDArray[np.float64], tail: NDArray[np.flo
     count = scores.shape[0]
     if score > tail[0]:
         return tail[1] - (score - tail[0]) / tail[2]
-    above = count - np.searchsorted(scores, score)
+    above = count - first_at_least(scores, score)
     return math.log((above + 1.0) / (count + 1.0))

@@ -146,3 +146,18 @@ def places(session: I64, tool: I32, previous: I32, repeat: I32) -> None:
         else:
             previous[i] = tool[i - 1]
         repeat[i] = use_of(tools, uses, tool[i])
+
+
+@njit(cache=True, nogil=True)
+def slot_of(key: I64, used: I64, a: int, session: int, now: int) -> tuple[int, bool]:
+    """(slot of the session, whether it is new); the slot unused for longest is given to a new session."""
+    oldest = 0
+    for k in range(key.shape[1]):
+        if key[a, k] == session:
+            used[a, k] = now
+            return k, False
+        if used[a, k] < used[a, oldest]:
+            oldest = k
+    key[a, oldest] = session
+    used[a, oldest] = now
+    return oldest, True

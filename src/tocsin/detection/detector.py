@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from tocsin.detection.call_log import calls_of
 from tocsin.detection.explain import Explanation, describe
-from tocsin.detection.measures import measurements
+from tocsin.detection.measures import beside_calls, measurements
 from tocsin.detection.merge import merge
 from tocsin.detection.names import Names
 from tocsin.detection.numeric import NumericChannel
 from tocsin.detection.sessions import SessionChannel
+from tocsin.detection.span_levels import MEASURES, SpanChannel
 from tocsin.errors import ConfigError, UnknownAgent
 from tocsin.model.events import EventBatch, Kind, Phase
 from tocsin.model.evidence import CLIP_NATS, Q32, Reason
@@ -29,6 +30,9 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 REASONS_KEPT = 5
+# Of the mean over channels: numeric features, calls, and durations and sizes, which must not cost the calls much.
+SHARES = np.array([1.0, 1.0, 0.03])
+CHANNELS = SHARES.shape[0]
 REFIT_GROWTH = 1.15
 PSEUDO_SESSION = 16  # events that make a session where the source names none
 
@@ -81,9 +85,10 @@ class FleetDetector:
         self._groups = Names(self.config.max_groups)
         self._events = np.zeros(0, np.int64)
         self._belief = np.zeros(0, np.float64)
-        self._last = np.zeros((0, 2, 2))  # each channel's latest log_e and belief per agent; NaN = none yet
+        self._last = np.zeros((0, CHANNELS, 2))  # each channel's latest log_e and belief per agent; NaN = none yet
         self._numeric = NumericChannel(self.config.max_contexts, self.config.max_baseline_events)
         self._sessions = SessionChannel(self.config.seed, self.config.max_baseline_events)
+        self._spans = SpanChannel(self.config.max_baseline_events)
         self._baseline_events = 0
         self._sealed_at = 0
         self.prior_log_odds = float(np.log(self.config.prior / (1.0 - self.config.prior)))
@@ -103,6 +108,7 @@ class FleetDetector:
             self._position(name)
         self._numeric.establish()
         self._sessions.establish()
+        self._spans.establish(len(self._tools))
         self._sealed_at = self._baseline_events
 
     def observe(self, batch: EventBatch) -> Observation:
@@ -127,6 +133,7 @@ class FleetDetector:
         """What contributed most to the agent's current belief, largest first."""
         parts = self._numeric.contributions(agent_index)
         parts += self._sessions.contributions(agent_index, self._tools.known)
+        parts += self._spans.contributions(agent_index)
         ranked = sorted((part for part in parts if part[1] > 0.0), key=lambda part: -part[1])[:REASONS_KEPT]
         return tuple(Reason(name, round(min(nats, CLIP_NATS) * Q32), detail) for name, nats, detail in ranked)
 
@@ -147,7 +154,7 @@ class FleetDetector:
             extra = max(extra, self._events.shape[0], 64)
             self._events = np.concatenate((self._events, np.zeros(extra, np.int64)))
             self._belief = np.concatenate((self._belief, np.zeros(extra, np.float64)))
-            self._last = np.concatenate((self._last, np.full((extra, 2, 2), np.nan)))
+            self._last = np.concatenate((self._last, np.full((extra, CHANNELS, 2), np.nan)))
 
     def _seal_before(self, live: NDArray[np.bool_], start: int) -> int:
         """Where the run of rows from `start` ends that needs no new sealing; seals if row `start` is due."""
@@ -164,9 +171,11 @@ class FleetDetector:
         return start
 
     def _channels(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, log_e: F64, belief: F64) -> None:
-        """Both channels on a run of rows; an agent seen by both has the mean of its two e-values and of its beliefs."""
+        """Every channel on a run of rows; an agent has the mean of e-values and of beliefs of those that saw it."""
         size = rows.stop - rows.start
-        both = np.full((size, 2, 2), np.nan)  # (row, channel, log_e and belief); NaN = the channel did not see the row
+        both = np.full(
+            (size, CHANNELS, 2), np.nan
+        )  # (row, channel, log_e and belief); NaN = the channel did not see the row
         values = measurements(batch.values[rows], batch.feature_names, batch.kind[rows])
         seen = np.isfinite(values).any(axis=1)
         if seen.any():
@@ -186,7 +195,7 @@ class FleetDetector:
             both[seen, 0, 0], both[seen, 0, 1] = fresh_e[seen], fresh_belief[seen]
         if batch.actions:
             self._calls(batch, agent, seq, rows, both)
-        merge(agent[rows], batch.phase[rows], both, self._last, log_e[rows], belief[rows])
+        merge(agent[rows], batch.phase[rows], both, SHARES, self._last, log_e[rows], belief[rows])
 
     def _calls(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, both: F64) -> None:
         tool = np.where(batch.action >= 0, self._tools.codes(batch.actions)[batch.action], np.int32(-1))
@@ -202,6 +211,25 @@ class FleetDetector:
             fresh_e, fresh_belief = np.zeros(at.size), np.zeros(at.size)
             self._sessions.judge(calls, seq[at], len(self._agents), fresh_e, fresh_belief)
             both[at - rows.start, 1, 0], both[at - rows.start, 1, 1] = fresh_e, fresh_belief
+        if batch.values.shape[1]:
+            self._levels(batch, agent, seq, rows, session, both)
+
+    def _levels(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, session: I64, both: F64) -> None:
+        values = beside_calls(batch.values, batch.feature_names, MEASURES)
+        window: I64 = np.arange(rows.start, rows.stop, dtype=np.int64)
+        window = window[(batch.kind[rows] != Kind.METRIC)]
+        if not np.isfinite(values[window]).any():
+            return
+        tool = np.where(batch.action >= 0, self._tools.codes(batch.actions)[batch.action], np.int32(-1))
+        none = np.zeros(len(batch), np.int32)
+        baseline = window[batch.phase[window] == Phase.BASELINE]
+        self._spans.learn(calls_of(batch, baseline, agent, session, none, tool), values[baseline])
+        at = window[batch.phase[window] == Phase.LIVE]
+        if at.size:
+            fresh_e, fresh_belief = np.zeros(at.size), np.zeros(at.size)
+            calls = calls_of(batch, at, agent, session, none, tool)
+            self._spans.judge(calls, values[at], seq[at], len(self._agents), fresh_e, fresh_belief)
+            both[at - rows.start, 2, 0], both[at - rows.start, 2, 1] = fresh_e, fresh_belief
 
 
 def _number(agent: NDArray[np.int32], events: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,11 +15,13 @@ F64 = NDArray[np.float64]
 
 
 @njit(cache=True, nogil=True)
-def merge(agent: NDArray[np.int32], phase: NDArray[np.int8], both: F64, last: F64, log_e: F64, belief: F64) -> None:
+def merge(
+    agent: NDArray[np.int32], phase: NDArray[np.int8], both: F64, share: F64, last: F64, log_e: F64, belief: F64
+) -> None:
     """Fill `log_e` and `belief` `(n,)` with the log of the mean over channels that have seen the agent.
 
-    `both` `(n, channels, 2)` holds what channels say of each row, NaN where one did not see it; `last`
-    `(agents, channels, 2)` carries what each said last.
+    `share` `(channels,)` weighs the mean, fixed beforehand; `both` `(n, channels, 2)` holds what channels say of each
+    row, NaN where one did not see it; `last` `(agents, channels, 2)` carries what each said last.
     """
     for i in range(agent.shape[0]):
         if phase[i] == 0:
@@ -28,21 +30,21 @@ def merge(agent: NDArray[np.int32], phase: NDArray[np.int8], both: F64, last: F6
         for c in range(both.shape[1]):
             if not math.isnan(both[i, c, 0]):
                 last[a, c, 0], last[a, c, 1] = both[i, c, 0], both[i, c, 1]
-        log_e[i] = _log_mean(last[a, :, 0])
-        belief[i] = _log_mean(last[a, :, 1])
+        log_e[i] = _log_mean(last[a, :, 0], share)
+        belief[i] = _log_mean(last[a, :, 1], share)
 
 
 @njit(cache=True, nogil=True)
-def _log_mean(logs: F64) -> float:
-    high, count = -np.inf, 0
-    for value in logs:
-        if not math.isnan(value):
-            high = max(high, value)
-            count += 1
-    if count == 0:
+def _log_mean(logs: F64, share: F64) -> float:
+    high, weight = -np.inf, 0.0
+    for c in range(logs.shape[0]):
+        if not math.isnan(logs[c]):
+            high = max(high, logs[c])
+            weight += share[c]
+    if weight == 0.0:
         return 0.0
     total = 0.0
-    for value in logs:
-        if not math.isnan(value):
-            total += math.exp(value - high)
-    return high + math.log(total / count)
+    for c in range(logs.shape[0]):
+        if not math.isnan(logs[c]):
+            total += share[c] * math.exp(logs[c] - high)
+    return high + math.log(total / weight)

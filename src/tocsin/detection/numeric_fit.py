@@ -13,6 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tocsin.detection.bisection import first_at_least
+
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
@@ -146,7 +148,7 @@ def normal_score(z: float, knots: F64, levels: F64) -> float:
         return max(float(levels[0] - (knots[0] - z)), -MAX_SCORE)
     if z >= knots[last]:
         return min(float(levels[last] + (z - knots[last])), MAX_SCORE)
-    k = np.searchsorted(knots, z)
+    k = first_at_least(knots, z)
     low, high = knots[k - 1], knots[k]
     share = (z - low) / (high - low) if high > low else 0.5
     return levels[k - 1] + share * (levels[k] - levels[k - 1])

@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.detection.calibration import log_survival
-from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, by_session, joined, use_of
+from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, by_session, joined, slot_of, use_of
 from tocsin.detection.calls import FEATURES, N_FEATURES, call_features
 from tocsin.detection.counts import Counts, Keys
 from tocsin.detection.oddity import parts
@@ -136,21 +136,6 @@ class _State:
 
 
 @njit(cache=True, nogil=True)
-def _slot(key: I64, used: I64, a: int, session: int, now: int) -> tuple[int, bool]:
-    """(slot of the session, whether it is new); the slot unused for longest is given to a new session."""
-    oldest = 0
-    for k in range(key.shape[1]):
-        if key[a, k] == session:
-            used[a, k] = now
-            return k, False
-        if used[a, k] < used[a, oldest]:
-            oldest = k
-    key[a, oldest] = session
-    used[a, oldest] = now
-    return oldest, True
-
-
-@njit(cache=True, nogil=True)
 def _judge(
     agent: I32,
     session: I64,
@@ -189,7 +174,7 @@ def _judge(
     features, part = np.empty(width), np.empty(width)
     for i in range(agent.shape[0]):
         a = agent[i]
-        k, fresh = _slot(key, used, a, session[i], seq[i] + 1)
+        k, fresh = slot_of(key, used, a, session[i], seq[i] + 1)
         if fresh:
             task[a, k] = -1
             previous[a, k] = -1

@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tocsin.detection.bisection import first_at_least
+
 MIN_SIMILARITY = 0.5
 MAX_TASKS = 1024
 MAX_WORDS = 16384
@@ -71,7 +73,7 @@ def _assign(
         shared[: size[0]] = 0.0
         own = 0.0
         for j in range(first, last):
-            w = np.int64(np.searchsorted(known, words[j]))  # pyright: ignore[reportUnknownArgumentType]
+            w = first_at_least(known, words[j])
             if w < known.shape[0] and known[w] == words[j]:
                 own += weight[w]
                 for k in range(size[0]):
@@ -94,7 +96,7 @@ def _assign(
 @njit(cache=True, nogil=True)
 def _join(k: int, words: Words, known: Words, weight: Floats, member: NDArray[np.uint8], mass: Floats) -> None:
     for word in words:
-        w = np.int64(np.searchsorted(known, word))  # pyright: ignore[reportUnknownArgumentType]
+        w = first_at_least(known, word)
         if w < known.shape[0] and known[w] == word and not member[w, k]:
             member[w, k] = 1
             mass[k] += weight[w]
