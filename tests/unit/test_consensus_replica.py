@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tocsin.consensus import journal
-from tocsin.consensus.certificate import verify_certificate, verify_verdict
+from tocsin.consensus.certificate import verdict_id, verify_certificate, verify_verdict
 from tocsin.consensus.inputs import MILLISECOND_NS, Start, SubmitEvidence
 from tocsin.consensus.messages import (
     ENVELOPE,
@@ -133,7 +133,7 @@ class Cluster:
 def verdict_of(decision: Decision) -> Verdict:
     entry, (index, path) = decision.changed[0], decision.proofs[0]
     return Verdict(
-        verdict_id="v1",
+        verdict_id=verdict_id(decision.certificate.statement.net, decision.epoch, entry.agent_id),
         agent_id=entry.agent_id,
         decision="compromised",
         confidence=logistic(entry.log_odds_q32),
@@ -397,6 +397,8 @@ def test_anything_less_does_not_verify() -> None:
     bad = [
         replace(good, provisional=True),
         replace(good, decision="cleared"),
+        replace(good, confidence=good.confidence - 1e-6),
+        replace(good, verdict_id="v1"),
         replace(good, epoch=good.epoch + 1),
         replace(good, agent_id="ada"),
         replace(good, entry=replace(entry, log_odds_q32=entry.log_odds_q32 + 1)),

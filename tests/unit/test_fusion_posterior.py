@@ -155,7 +155,7 @@ def test_one_liar_of_four_can_neither_frame_nor_hide() -> None:
     result = hidden.commit(hidden.preview([*truth, batch(3, said(3, "mallory", 0, -CLIP_Q32, -CLIP_Q32))]).handle)
     assert [entry.agent_id for entry in result.changed] == ["mallory"]
     assert result.changed[0].log_odds_q32 == log_odds_of_ppm(ROSTER.prior_ppm) + 20 * Q32
-    assert result.dissent == (3,)
+    assert result.dissent == ((3,),)
 
 
 def test_one_liar_cannot_inflate_the_fleet() -> None:

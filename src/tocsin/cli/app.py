@@ -194,7 +194,7 @@ def config(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(data: DataOption = None, as_json: Json = False) -> None:
-    """Check that this machine can run tocsin: versions, the data directory, the port, the clock."""
+    """Check that this machine can run tocsin: versions, signatures, the data directory, the port."""
     from tocsin.cli.doctor import run_doctor
 
     run_doctor(data, as_json=as_json)

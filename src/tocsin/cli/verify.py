@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tocsin.cli.out import bold, note, percent, safe, say, say_json
-from tocsin.errors import InputError, TooLarge
-
-MAX_BYTES = 16 << 20
+from tocsin.errors import InputError, VerificationError, WireError
 
 
 def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None:
@@ -15,16 +13,26 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
     from tocsin.consensus.certificate import verify_verdict
     from tocsin.runtime.datadir import read_roster
     from tocsin.wire.certificate import decode_certificate
+    from tocsin.wire.limits import MAX_CERTIFICATE_FILE_BYTES
 
     try:
-        if certificate.stat().st_size > MAX_BYTES:
-            raise TooLarge(f"{certificate} is larger than {MAX_BYTES} bytes", remedy="is it a certificate?")
+        if certificate.stat().st_size > MAX_CERTIFICATE_FILE_BYTES:
+            raise VerificationError(
+                f"{certificate} is larger than {MAX_CERTIFICATE_FILE_BYTES} bytes", remedy="is it a certificate?"
+            )
         body = certificate.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {certificate}: {error.strerror}", remedy="name a *.cert.json file") from error
-    verdict, claimed = decode_certificate(body)
+    try:
+        verdict, claimed = decode_certificate(body)
+    except WireError as error:
+        raise VerificationError(f"{certificate} is no certificate: {error.cause}", remedy="do not act on it") from error
     trusted = read_roster(roster) if roster else claimed
     verify_verdict(verdict, trusted)
+    if claimed != trusted:
+        raise VerificationError(
+            "the certificate names other monitors than the roster you trust", remedy="do not act on this certificate"
+        )
     signers = sorted(verdict.certificate.signatures)
     result = {
         "valid": True,

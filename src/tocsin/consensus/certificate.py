@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from tocsin.consensus.quorum import vote_holds
 from tocsin.errors import VerificationError
 from tocsin.model.verdict import QuorumCertificate, Roster, Verdict
+from tocsin.stats.logodds import logistic
 from tocsin.trust.canonical import entry_bytes
 from tocsin.trust.keyring import roster_hash
 from tocsin.trust.merkle import verify_proof
 
 COMPROMISED = "compromised"
+CONFIDENCE_TOLERANCE = 1e-9  # it went through decimal digits
 CLEARED = "cleared"
+
+
+def verdict_id(net: str, epoch: int, agent_id: str) -> str:
+    """The name of the verdict about an agent in an epoch: 24 hex digits."""
+    return blake2b(f"{net}\0{epoch}\0{agent_id}".encode(), digest_size=12).hexdigest()
 
 
 def _demand(condition: bool, cause: str, remedy: str = "do not act on this certificate") -> None:
@@ -46,8 +55,8 @@ def verify_verdict(verdict: Verdict, roster: Roster, *, pinned_roster_hash: byte
     """Check everything a verdict claims against `roster`. Raises VerificationError naming what does not hold.
 
     Pass `pinned_roster_hash` when the roster itself came with the verdict: its keys prove nothing by themselves.
-    Not signed, and so not checked: `decided_ms`, `verdict_id`, `dissent`, `reasons`; `confidence` only restates
-    `entry.log_odds_q32`.
+    `confidence` and `verdict_id` must be what the signed entry makes them. Not signed, and so not checked:
+    `decided_ms`, `dissent`, `reasons`, which tell what one monitor saw.
     """
     if pinned_roster_hash is not None:
         _demand(
@@ -59,6 +68,14 @@ def verify_verdict(verdict: Verdict, roster: Roster, *, pinned_roster_hash: byte
     verify_certificate(verdict.certificate, roster)
     statement, entry = verdict.certificate.statement, verdict.entry
     _demand(verdict.epoch == statement.epoch, "the verdict's epoch is not the certified one")
+    _demand(
+        abs(verdict.confidence - logistic(entry.log_odds_q32)) <= CONFIDENCE_TOLERANCE,
+        "the confidence is not the one that the entry gives",
+    )
+    _demand(
+        verdict.verdict_id == verdict_id(statement.net, verdict.epoch, entry.agent_id),
+        "the verdict's name is not the one that its net, epoch and agent give",
+    )
     _demand(verdict.agent_id == entry.agent_id, "the verdict is about another agent than its entry")
     _demand(verdict.decision == (COMPROMISED if entry.flagged else CLEARED), "the decision is not what the entry says")
     _demand(

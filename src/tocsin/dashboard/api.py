@@ -75,7 +75,7 @@ def _answered(handler: Handler) -> Handler:
 
 def _limit(request: Request) -> int:
     text = request.query_params.get("limit", "1000")
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_LIMIT:
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MAX_LIMIT:
         raise InputError(f"limit={text[:40]!r} is not a number from 1 to {MAX_LIMIT}")
     return int(text)
 

@@ -19,7 +19,7 @@ COUNTERS = {
 GAUGES = {
     "agents": ("tocsin_agents", "Agents observed."),
     "agents_judged": ("tocsin_agents_judged", "Agents over which the share of false alarms is controlled."),
-    "agents_flagged": ("tocsin_agents_flagged", "Agents that were ever in a certified verdict of compromise."),
+    "agents_flagged": ("tocsin_agents_flagged", "Agents that are certified as compromised."),
     "epoch": ("tocsin_epoch", "Latest certified epoch."),
     "backlog_events": ("tocsin_backlog_events", "Events accepted and not yet analysed."),
     "monitors": ("tocsin_monitors", "Configured monitors."),

@@ -242,9 +242,8 @@ class _Run:
         self._state.learned_agents = status["agents"]
         tree = status["tree"]
         self._result.regions, self._result.zones = tree["regions"], tree["zones"]
-        self._note(
-            f"baselines of {status['agents']} agents in {tree['regions']} regions and {tree['zones']} zones are sealed"
-        )
+        zones = "1 zone" if tree["zones"] == 1 else f"{tree['zones']} zones"
+        self._note(f"baselines of {status['agents']} agents in {tree['regions']} regions and {zones} are sealed")
 
     def _look(self) -> dict[str, Any]:
         """Poll the service, show what is new."""

@@ -133,8 +133,8 @@ class FleetPosterior:
         for entry in changed:
             index = after.position[entry.agent_id]
             proofs.append((index, after.tree.proof(index)))
-        dissent = {m for entry in changed for m in self._dissenting(after.statements[entry.agent_id], entry.flagged)}
-        return FoldResult(changed=tuple(changed), proofs=tuple(proofs), dissent=tuple(sorted(dissent)))
+        dissent = [tuple(self._dissenting(after.statements[entry.agent_id], entry.flagged)) for entry in changed]
+        return FoldResult(changed=tuple(changed), proofs=tuple(proofs), dissent=tuple(dissent))
 
     # --- one fold
 

@@ -93,6 +93,10 @@ class Admission:
         self._clamped += ahead
         return batch, Admitted(len(batch), dict(refused), {CLOCK_AHEAD: ahead} if ahead else {})
 
+    def unknown(self, agents: Sequence[str]) -> list[str]:
+        """Those of `agents` of which nothing was admitted yet, in order."""
+        return [agent for agent in agents if agent not in self._agents]
+
     def seal(self, agents: Sequence[str] | None) -> None:
         """End the warm-up of `agents`; None: of every agent seen so far (later ones warm up as usual)."""
         for agent in self._agents if agents is None else agents:

@@ -23,7 +23,8 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
 
     changed: tuple[PosteriorEntry, ...] = ()
     proofs: tuple[Inclusion, ...] = ()
-    dissent: tuple[int, ...] = ()  # monitors whose evidence about them was trimmed away or contradicts the flags
+    # For each of `changed`, the monitors whose evidence about it was trimmed away or contradicts its flag.
+    dissent: tuple[tuple[int, ...], ...] = ()
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,4 +34,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     certificate: QuorumCertificate
     changed: tuple[PosteriorEntry, ...] = ()
     proofs: tuple[Inclusion, ...] = ()
-    dissent: tuple[int, ...] = ()
+    dissent: tuple[tuple[int, ...], ...] = ()

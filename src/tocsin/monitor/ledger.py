@@ -15,7 +15,8 @@ F64 = NDArray[np.float64]
 
 RISE_NATS = 0.5  # unstated belief against the agent that is stated at once
 FALL_NATS = -4.0  # unstated belief in the agent's favour that is stated: reassurance can wait
-E_STEP_NATS = 0.7  # a running e-value that doubled, or halved, while above e**2, is stated
+E_RISE_NATS = 0.7  # a running e-value that doubled, while above e**2, is stated
+E_FALL_NATS = 0.1  # one that fell is stated sooner: what others believe must not be more than what is known
 E_FLOOR_NATS = 2.0
 
 
@@ -59,7 +60,8 @@ class Ledger:
         self._log_e[touched] = log_e[last_row]
         unstated = self._bf[touched]
         e_now, e_then = self._log_e[touched], self._stated_e[touched]
-        e_moved = (np.abs(e_now - e_then) >= E_STEP_NATS) & (np.maximum(e_now, e_then) >= E_FLOOR_NATS)
+        e_moved = (e_now - e_then >= E_RISE_NATS) | (e_then - e_now >= E_FALL_NATS)
+        e_moved &= np.maximum(e_now, e_then) >= E_FLOOR_NATS
         return touched[(unstated >= RISE_NATS) | (unstated <= FALL_NATS) | e_moved].astype(np.int64)
 
     def pending(self) -> I64:

@@ -63,7 +63,9 @@ class Monitor:
         if isinstance(event, Observed):
             return self._observe(now_ns, event)
         if isinstance(event, Sealed):
-            self.detector.establish(event.agents)
+            known = None if event.agents is None else tuple(a for a in event.agents if a in self.index)
+            if known is None or known:
+                self.detector.establish(known)
             return []
         if isinstance(event, Flush):
             return self._state(now_ns, self._ledger.pending().tolist(), event.offset)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
+from tocsin.consensus.certificate import CLEARED, COMPROMISED, verdict_id
 from tocsin.model.evidence import Reason
 from tocsin.model.posterior import Decision
 from tocsin.model.verdict import Verdict
@@ -19,13 +19,13 @@ def verdicts_of(decision: Decision, decided_ms: int, reasons_of: ReasonsOf) -> l
     `reasons_of(agent_id)` is what this monitor saw; it may be empty, and is not part of what was agreed.
     """
     out: list[Verdict] = []
-    for entry, (index, path) in zip(decision.changed, decision.proofs, strict=True):
-        name = f"{decision.certificate.statement.net}\0{decision.epoch}\0{entry.agent_id}".encode()
+    net = decision.certificate.statement.net
+    for entry, (index, path), dissent in zip(decision.changed, decision.proofs, decision.dissent, strict=True):
         out.append(
             Verdict(
-                verdict_id=hashlib.blake2b(name, digest_size=12).hexdigest(),
+                verdict_id=verdict_id(net, decision.epoch, entry.agent_id),
                 agent_id=entry.agent_id,
-                decision="compromised" if entry.flagged else "cleared",
+                decision=COMPROMISED if entry.flagged else CLEARED,
                 confidence=logistic(entry.log_odds_q32),
                 entry=entry,
                 epoch=decision.epoch,
@@ -33,7 +33,7 @@ def verdicts_of(decision: Decision, decided_ms: int, reasons_of: ReasonsOf) -> l
                 certificate=decision.certificate,
                 proof=path,
                 proof_index=index,
-                dissent=decision.dissent,
+                dissent=dissent,
                 reasons=tuple((reason.feature, reason.log_bf_q32) for reason in reasons_of(entry.agent_id)),
             )
         )

@@ -17,13 +17,6 @@ def certificate_file(directory: Path, verdict: Verdict) -> Path:
     return directory / f"{verdict.epoch:06d}-{verdict.verdict_id}{SUFFIX}"
 
 
-def write_certificate(directory: Path, verdict: Verdict, roster: Roster) -> Path:
-    """Write the certificate durably and return its path."""
-    file = certificate_file(directory, verdict)
-    write_durably(file, encode_certificate(verdict, roster))
-    return file
-
-
 def store_verdict(store: Store, directory: Path, verdict: Verdict, roster: Roster) -> bool:
     """Write file and row, once; True when the verdict was new."""
     body = encode_certificate(verdict, roster)

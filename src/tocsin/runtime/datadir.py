@@ -95,12 +95,10 @@ def read_roster(path: Path) -> Roster:
 def write_durably(file: Path, body: bytes, mode: int = 0o644) -> None:
     """Write, fsync, rename, fsync the directory: after a crash the file is whole or absent."""
     temporary = file.with_name(file.name + ".tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        os.write(handle, body)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as out:
+        out.write(body)  # all of it, or an error: a full disk must not leave half a key under its name
+        out.flush()
+        os.fsync(out.fileno())
     temporary.replace(file)
     directory = os.open(file.parent, os.O_RDONLY)
     try:

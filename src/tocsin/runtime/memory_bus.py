@@ -38,7 +38,3 @@ class MemoryBus:
         taken = list(inbox)
         inbox.clear()
         return taken
-
-    @property
-    def idle(self) -> bool:
-        return not any(self._inboxes)

@@ -25,7 +25,7 @@ import structlog
 
 from tocsin.config import Settings
 from tocsin.consensus.inputs import MILLISECOND_NS, ConsensusConfig
-from tocsin.errors import Overloaded, StorageError, TocsinError
+from tocsin.errors import Overloaded, StorageError, TocsinError, UnknownAgent
 from tocsin.model.events import Admitted, EventBatch
 from tocsin.model.verdict import Verdict
 from tocsin.monitor.inputs import Observed, Sealed
@@ -41,17 +41,21 @@ from tocsin.runtime.store import Store
 
 T = TypeVar("T")
 PICTURE_SECONDS = 10.0
-JOIN_ROWS = 16_384
+JOIN_ROWS = 1_024  # one record of the log and one step of the monitors: more would blur when what was known
 IDLE_SECONDS = 0.5
 NOTHING_HELD = Held()
 
-log = structlog.wrap_logger(structlog.PrintLogger(sys.stderr))
+
+def _log_error(event: str, **fields: Any) -> None:
+    logger: Any = structlog.wrap_logger(structlog.PrintLogger(sys.stderr))  # whatever stderr is by now
+    logger.error(event, **fields)
 
 
 class Admits(Protocol):
     """Decides what enters: see `tocsin.ingest.admission`."""
 
     def admit(self, rows: EventBatch) -> tuple[EventBatch, Admitted]: ...
+    def unknown(self, agents: Sequence[str]) -> list[str]: ...
     def seal(self, agents: Sequence[str] | None) -> None: ...
     def restore(self, entry: Observed | Sealed) -> None: ...
     def refused(self) -> dict[str, int]: ...
@@ -87,6 +91,13 @@ def _answer(done: Future[T], value: T) -> None:
     """Tell whoever waits; a sender that has hung up does not matter."""
     if done.set_running_or_notify_cancel():
         done.set_result(value)
+
+
+def _never_observed(agents: Sequence[str]) -> UnknownAgent:
+    return UnknownAgent(
+        f"{len(agents)} of the agents were never observed, the first {agents[0]!r:.80}",
+        remedy="seal the baselines of observed agents: `tocsin agents` lists them",
+    )
 
 
 def _fail(done: Future[Any], error: BaseException) -> None:
@@ -228,9 +239,9 @@ class FleetService:
         def run() -> None:
             try:
                 work()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - kept, said aloud, and told to every caller
                 self._failure = error
-                log.error("stopped", cause=str(error), exc_info=not isinstance(error, TocsinError))
+                _log_error("stopped", cause=str(error), exc_info=not isinstance(error, TocsinError))
                 # The other thread finishes what it has and ends too: without this one it can do nothing more.
                 self._incoming.put(None)
                 self._work.put(None)
@@ -280,6 +291,9 @@ class FleetService:
         offset = self._log.next_offset + admitted_rows
         for item in gathered:
             if isinstance(item, _Seal):
+                if unknown := self._admission.unknown(item.agents or ()):
+                    answers.append(partial(_fail, item.done, _never_observed(unknown)))
+                    continue
                 self._admission.seal(item.agents)
                 entries.append(Sealed(item.agents, offset))
                 answers.append(partial(_answer, item.done, offset))
@@ -351,9 +365,9 @@ class FleetService:
         self._store.put_picture("fleet", taken_ms, fleet_picture(self.engine, self._store))
 
     def _on_verdict(self, verdict: Verdict) -> None:
-        store_verdict(self._store, self._data.certificates, verdict, self._data.roster)
-        for listener in self._listeners:
-            listener(verdict)
+        if store_verdict(self._store, self._data.certificates, verdict, self._data.roster):
+            for listener in self._listeners:
+                listener(verdict)
 
     @property
     def logged_events(self) -> int:
