@@ -185,6 +185,32 @@ def test_an_agent_without_baseline_is_judged_by_its_fleet() -> None:
     assert seen.log_odds[newcomer].max() > seen.log_odds[~newcomer].max()
 
 
+def test_a_reason_counts_what_the_baseline_holds() -> None:
+    """The sessions that a reason speaks of are those that a plain loop over the baseline finds."""
+    batch = call_fleet(60, 60, {3}, seed=10)
+    detector = FleetDetector()
+    detector.observe(batch)
+    detail = detector.explain("agent-3").reasons[0].detail
+    task = int(batch.prompt_word[4 * np.flatnonzero(batch.agent == 3)[-1]]) // 100
+    tool = TOOLS.index(detail.split()[1])
+    base = (batch.phase == 0) & (batch.agent != 3)
+    such = base & (batch.prompt_word[::4] // 100 == task)
+    sessions = np.unique(batch.session[such]).size
+    using = np.unique(batch.session[such & (batch.action == tool)]).size
+    used = f"{using} used it" if using else "none used it"
+    assert f"of {sessions} baseline sessions of other agents for such requests {used}" in detail
+
+
+def test_why_of_measurements() -> None:
+    batch = metric_fleet(40, 400, seed=2, shift={5: 0.12})
+    detector = FleetDetector()
+    detector.observe(batch)
+    told = detector.explain("m5")
+    assert told.why.startswith("Its risk: values above the baseline; recently +0.1")
+    assert "from a baseline of 0.5" in told.why
+    assert told.peers == "0 of 39 other agents stand out now."
+
+
 def test_why() -> None:
     batch = call_fleet(60, 60, {3}, seed=10)
     detector = FleetDetector()
@@ -192,8 +218,12 @@ def test_why() -> None:
     why = detector.explain("agent-3")
     assert why.probability > 0.5
     assert why.reasons
-    assert "call of" in why.reasons[0].detail
+    tool = "delete" if "delete" in why.reasons[0].detail else "pay"
+    assert f"called {tool} at event" in why.reasons[0].detail
+    assert "baseline sessions of other agents" in why.why
     assert why.reasons[0].feature in why.why
+    assert f"of 59 peers of its role used {tool} in their baselines" in why.peers
+    assert "instead of" in why.would_change
     assert "Nothing" in detector.explain("agent-4").why
     with pytest.raises(UnknownAgent):
         detector.explain("nobody")

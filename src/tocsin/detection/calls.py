@@ -58,10 +58,13 @@ N_FEATURES = len(FEATURES)
 REASSURING_FEATURES = (8, 15)  # what the user asked for
 FREE_FEATURES = (14, 16)
 IDLE_FEATURES = (7, 10)  # what the model made up itself: clumsy agents do it, an attacker cannot choose it
+# How a sentence about a call goes on, by feature.
+_FROM_OUTPUT = " with a value that only tool output had"
+ORIGINS = dict.fromkeys((5, 6, 9, 12, 19, 20, 21), _FROM_OUTPUT) | {13: " with a recipient never seen before"}
 MAX_SURPRISE = 8.0  # nats: beyond it a single oddity says nothing more
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def key2(kind: int, a: int, b: int) -> int:
     """Key of a count over a pair."""
     return mix(mix(kind, a + 7), b + 13)
@@ -82,13 +85,30 @@ def _others(keys: Keys, counts: Counts, key: int, agent: int) -> float:
     return float(total - look(keys, counts, mix(key, agent + 101)))
 
 
-@njit(cache=True, nogil=True, inline="always")
+def sessions_using(agent: int, tool: int, kind: int, place: int, keys: Keys, counts: Counts) -> tuple[int, int]:
+    """Baseline sessions of other agents of a task (`kind` TASK) or role (ROLE) `place`; how many of them use `tool`."""
+    using = TASK_TOOL if kind == TASK else ROLE_TOOL
+    return int(_others(keys, counts, key2(kind, place, 0), agent)), int(
+        _others(keys, counts, key2(using, place, tool), agent)
+    )
+
+
+@njit(cache=True, nogil=True)
+def agents_using(agents: I32, tool: int, keys: Keys, counts: Counts) -> int:
+    """How many of `agents` used `tool` in their own baselines."""
+    using = 0
+    for agent in agents:
+        using += look(keys, counts, key2(OWN_TOOL, agent, tool)) > 0
+    return using
+
+
+@njit(cache=True, nogil=True)
 def size_class(length: int) -> int:
     """Lengths in octaves."""
     return int(math.log2(length + 1.0))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def length_class(length: int) -> int:
     """Lengths to the character where they are short (identifiers, addresses), in octaves beyond."""
     return length + 64 if length <= 48 else int(math.log2(length + 1.0))

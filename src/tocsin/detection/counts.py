@@ -16,7 +16,7 @@ MULTIPLIER = np.int64(-7046029254386353131)  # 2**64 / golden ratio, as Knuth's 
 MULTIPLIER_2 = np.int64(-4417276706812531889)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def mix(a: int, b: int) -> int:
     """Hash of a pair of 64-bit integers."""
     h = (np.int64(a) ^ (np.int64(b) * MULTIPLIER)) * MULTIPLIER_2

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.detection.call_log import calls_of
-from tocsin.detection.explain import Explanation, describe
+from tocsin.detection.explain import NOTABLE_NATS, Explanation, describe
 from tocsin.detection.measures import beside_calls, measurements
 from tocsin.detection.merge import merge
 from tocsin.detection.names import Names
@@ -140,7 +140,22 @@ class FleetDetector:
     def explain(self, agent_id: str) -> Explanation:
         """Why the detector believes what it believes about `agent_id`. Raises `UnknownAgent`."""
         index = self._position(agent_id)
-        return describe(agent_id, float(self._belief[index]), self.prior_log_odds, self.reasons(index))
+        belief, reasons = float(self._belief[index]), self.reasons(index)
+        return describe(agent_id, belief, self.prior_log_odds, reasons, self._peers(index))
+
+    def _peers(self, index: int) -> str:
+        members, users, tool = self._sessions.peers(index, self._tools.known)
+        if not members:
+            others = int(
+                np.sum(self._belief[: self.fleet_size] >= NOTABLE_NATS) - (self._belief[index] >= NOTABLE_NATS)
+            )
+            return f"{others} of {self.fleet_size - 1} other agents stand out now."
+        alike = self._sessions.alike(index)
+        share = int(np.sum(self._belief[alike] >= NOTABLE_NATS))
+        return (
+            f"{users} of {members} peers of its role used {tool} in their baselines; "
+            f"{share} other agents stand out now by a call of it."
+        )
 
     def _position(self, name: str) -> int:
         index = self._agents.find(name)

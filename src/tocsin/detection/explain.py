@@ -23,28 +23,41 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe(
-    agent_id: str, belief: float, prior_log_odds: float, reasons: tuple[Reason, ...], peers: str = ""
+    agent_id: str, belief: float, prior_log_odds: float, reasons: tuple[Reason, ...], peers: str
 ) -> Explanation:
     """Explanation of a belief of `belief` nats above the prior, which rests on `reasons` (largest first)."""
-    log_odds = prior_log_odds + belief
-    probability = 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, log_odds))))
+    probability = _probability(prior_log_odds + belief)
     moved = [reason for reason in reasons if reason.log_bf_q32 > 0]
     if belief < NOTABLE_NATS or not moved:
         why = "Nothing it did stands out from its own baseline and its peers."
     else:
-        why = f"It departs from its baseline mainly in {moved[0].feature}: {moved[0].detail or 'unusual values'}."
+        why = _sentence(moved[0])
     return Explanation(
         agent_id=agent_id,
         why=why,
         probability=probability,
         reasons=reasons,
-        peers=peers or "Its peers do not show the same change; a change that the whole fleet shares is not counted.",
-        would_change=_would_change(belief, moved),
+        peers=peers,
+        would_change=_would_change(belief, prior_log_odds, moved),
     )
 
 
-def _would_change(belief: float, moved: list[Reason]) -> str:
+def _sentence(reason: Reason) -> str:
+    what, _, compared = (reason.detail or "unusual values").partition("; ")
+    rest = f" ({reason.feature}); {compared}." if compared else f" ({reason.feature})."
+    return f"It {what}{rest}" if what.startswith("called ") else f"Its {reason.feature}: {reason.detail or what}."
+
+
+def _would_change(belief: float, prior_log_odds: float, moved: list[Reason]) -> str:
     if not moved or belief < NOTABLE_NATS:
         return "Behaviour that its baseline does not contain, and that peers do not share."
-    share = moved[0].log_bf_q32 / Q32
-    return f"Without {moved[0].feature} the belief would be {share:.1f} nats lower."
+    share = min(moved[0].log_bf_q32 / Q32, belief)
+    now, then = _probability(prior_log_odds + belief), _probability(prior_log_odds + belief - share)
+    return (
+        f"Had {moved[0].feature} been usual, the belief would be {share:.1f} nats lower and the probability {then:.2f} "
+        f"instead of {now:.2f}; so it would if peers began to do the same in their baselines."
+    )
+
+
+def _probability(log_odds: float) -> float:
+    return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, log_odds))))

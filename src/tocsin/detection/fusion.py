@@ -71,7 +71,7 @@ class _State:
     leaves: dict[str, bytes] = field(default_factory=dict[str, bytes])
     tree: MerkleTree = field(default_factory=lambda: MerkleTree(()))
     declared: tuple[int, ...] = ()  # latest fleet size each monitor declared
-    corroborated: int = 0  # agents that more than f monitors spoke about
+    corroborated: frozenset[str] = frozenset()  # agents that more than f monitors spoke about
     fleet_size: int = 1
 
 
@@ -152,12 +152,9 @@ class FleetPosterior:
                 if item.first_seq > known.last_seq[item.monitor]:
                     statements[item.agent_id] = known.with_evidence(item)
                     touched.add(item.agent_id)
-        corroborated = old.corroborated + sum(
-            self._corroborated(statements[name]) - self._corroborated(old.statements.get(name, self._silent))
-            for name in touched
-        )
+        corroborated = old.corroborated | {name for name in touched if self._corroborated(statements[name])}
         # Liars cannot lift this above what an honest monitor declared, nor above the agents one spoke about.
-        fleet_size = max(1, corroborated, sorted(declared, reverse=True)[self._f])
+        fleet_size = max(1, len(corroborated), sorted(declared, reverse=True)[self._f])
         state = replace(
             old, statements=statements, declared=tuple(declared), corroborated=corroborated, fleet_size=fleet_size
         )
@@ -165,6 +162,9 @@ class FleetPosterior:
         return state
 
     def _corroborated(self, said: _Statements) -> bool:
+        """Whether an honest monitor spoke about the agent. Only such agents are hypotheses: f liars can invent names by
+        the thousand, and each that counted as rejected would lower the bar for everybody else.
+        """
         return sum(seq >= 0 for seq in said.last_seq) > self._f
 
     def _decide(self, old: _State, state: _State, touched: set[str]) -> None:
@@ -172,10 +172,11 @@ class FleetPosterior:
         log_es = {name: entry.log_e_q32 for name, entry in old.entries.items()}
         for name in touched:
             log_es[name] = robust_log_e(state.statements[name].log_e, self._f)
-        threshold = e_bh_threshold_q32(log_es.values(), state.fleet_size, self._alpha_ppm)
+        hypotheses = [log_e for name, log_e in log_es.items() if name in state.corroborated]
+        threshold = e_bh_threshold_q32(hypotheses, state.fleet_size, self._alpha_ppm)
         entries = dict(old.entries)
         for name, log_e in log_es.items():
-            flagged = threshold is not None and log_e >= threshold
+            flagged = threshold is not None and log_e >= threshold and name in state.corroborated
             before = old.entries.get(name)
             if name in touched or (
                 before is not None and (before.flagged, before.fleet_size) != (flagged, state.fleet_size)

@@ -182,8 +182,9 @@ class NumericChannel:
             belief[rows] = beliefs(self._machines[machine], values[rows])
 
     def contributions(self, agent_index: int) -> list[tuple[str, float, str]]:
-        """(feature, nats of its strongest bet now, direction) for one agent."""
-        if agent_index >= self._wealth.shape[0]:
+        """(feature, nats of its strongest bet now, baseline against now) for one agent."""
+        shape = self._shape
+        if shape is None or agent_index >= min(self._wealth.shape[0], shape.location.shape[0]):
             return []
         found: list[tuple[str, float, str]] = []
         for j, name in enumerate(self._features):
@@ -191,7 +192,10 @@ class NumericChannel:
             scope, bet = np.unravel_index(int(np.argmax(wealth)), wealth.shape)
             nats = math.log(max(float(wealth[scope, bet]), 1e-300))
             side = "above" if BETS[bet] > 0 else "below"
-            found.append((name, nats, f"values {side} the baseline{self._where(int(scope))}"))
+            usual = float(shape.location[agent_index, :, j].mean())
+            recent = float(self._memory[agent_index, j, 3])
+            now = f"recently {recent:+.3g} from a baseline of {usual:.3g}"
+            found.append((name, nats, f"values {side} the baseline{self._where(int(scope))}; {now}"))
         return found
 
     def _where(self, scope: int) -> str:
@@ -340,6 +344,7 @@ def _judge(
                     residual -= _common(fleet, c, j, residual, rate, scale[a, j])
                 z = (residual - phi[a, j] * memory[a, j, 0] * memory[a, j, 1]) / scale[a, j]
                 memory[a, j, 0], memory[a, j, 1] = residual, 1.0
+                memory[a, j, 3] += LEVEL_RATE * (residual - memory[a, j, 3])
                 g = normal_score(z, knots[own[a], j], levels)
                 _step(wealth[a, j, 0], 1.0, g, TOLERANCE if split else 0.0, temper[a, j])
                 if split:

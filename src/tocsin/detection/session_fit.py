@@ -43,6 +43,7 @@ class Model:
     tasks: Tasks
     weights: F64
     calibration: Calibration
+    group: I32  # (agents,) each agent's last in the baseline, -1 where it has none
 
 
 def judged(calls: Calls) -> NDArray[np.bool_]:
@@ -93,7 +94,9 @@ def train(calls: Calls, session: I64, seed: int) -> Model:
     weights = _weights(calls, session, task, table, features, seed)
     score = np.where(calls.agent % 2 == 0, scores(features, weights[0]), scores(features, weights[1]))
     oddest = np.maximum.reduceat(np.where(judged(calls), score, NEVER), first)
-    return Model(table, tasks, weights, Calibration(oddest))
+    own_group = np.full(int(calls.agent.max()) + 1, -1, np.int32)
+    own_group[calls.agent] = calls.group
+    return Model(table, tasks, weights, Calibration(oddest), own_group)
 
 
 def _weights(calls: Calls, session: I64, task: I32, table: CountTable, features: F64, seed: int) -> F64:

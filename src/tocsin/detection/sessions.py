@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from tocsin.detection.calibration import log_survival
 from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, by_session, joined, slot_of, use_of
-from tocsin.detection.calls import FEATURES, N_FEATURES, call_features
+from tocsin.detection.calls import (
+    FEATURES,
+    N_FEATURES,
+    ORIGINS,
+    ROLE,
+    TASK,
+    agents_using,
+    call_features,
+    sessions_using,
+)
 from tocsin.detection.counts import Counts, Keys
 from tocsin.detection.oddity import parts
 from tocsin.detection.session_fit import Model, judged, train
@@ -26,6 +35,7 @@ U8 = NDArray[np.uint8]
 BET = 0.1  # share of the wealth that is bet on each session
 SHOWS = 0.25  # chance that a session of a compromised agent shows it
 SLOTS = 4  # sessions an agent can have open at once
+MAX_TOOL_NAME = 64  # characters of it in a reason
 MIN_SESSIONS = 20  # baseline sessions below which nothing is judged
 LOG_P_FLOOR = -27.0
 
@@ -102,8 +112,45 @@ class SessionChannel:
         if agent >= state.top.shape[0] or state.top_call[agent, 0] < 0:
             return []
         tool, seq = int(state.top_call[agent, 0]), int(state.top_call[agent, 1])
-        detail = f"call of {tools[tool]} at event {seq}"
-        return [(name, float(state.top[agent, j]), detail) for j, name in enumerate(FEATURES)]
+        call = f"called {tools[tool][:MAX_TOOL_NAME]} at event {seq}"
+        usual = self._usual(agent)
+        return [
+            (name, float(state.top[agent, j]), f"{call}{ORIGINS.get(j, '')}; {usual}")
+            for j, name in enumerate(FEATURES)
+        ]
+
+    def peers(self, agent: int, tools: Sequence[str]) -> tuple[int, int, str]:
+        """Agents of the group of an agent's oddest call, how many of them used its tool in their baselines, the tool.
+
+        The agent itself does not count; (0, 0, '') where it made no call with a side effect.
+        """
+        state, model = self._state, self._model
+        if model is None or agent >= state.top.shape[0] or state.top_call[agent, 0] < 0:
+            return 0, 0, ""
+        tool, group = int(state.top_call[agent, 0]), int(state.top_call[agent, 3])
+        members = np.flatnonzero(model.group == group)
+        members = members[members != agent].astype(np.int32)
+        return members.shape[0], agents_using(members, tool, model.table.keys, model.table.counts), tools[tool]
+
+    def alike(self, agent: int) -> NDArray[np.int64]:
+        """Agents whose oddest call is of the same tool, without `agent`."""
+        top = self._state.top_call[:, 0]
+        if agent >= top.shape[0] or top[agent] < 0:
+            return np.zeros(0, np.int64)
+        same = np.flatnonzero(top == top[agent])
+        return same[same != agent]
+
+    def _usual(self, agent: int) -> str:
+        """How often the tool of the agent's oddest call was used for such requests, or by its role, in baselines."""
+        model = self._model
+        assert model is not None
+        tool, _, task, group = (int(value) for value in self._state.top_call[agent])
+        for kind, place, where in ((TASK, task, "for such requests"), (ROLE, group, "of its role")):
+            sessions, used = sessions_using(agent, tool, kind, place, model.table.keys, model.table.counts)
+            if place >= 0 and sessions:
+                often = f"{used} used it" if used else "none used it"
+                return f"of {sessions} baseline sessions of other agents {where} {often}"
+        return "no other agent's baseline has a session like it"
 
 
 class _State:
@@ -122,7 +169,7 @@ class _State:
         self.wealth[:, :2] = -1e6
         self.top = np.zeros((agents, N_FEATURES + 1))  # parts of the oddest call, and its score
         self.top[:, N_FEATURES] = -np.inf
-        self.top_call = np.full((agents, 2), -1, np.int64)  # its tool and event number
+        self.top_call = np.full((agents, 4), -1, np.int64)  # its tool, event number, task and group
 
     def grown(self, agents: int) -> _State:
         """Self, or a copy with room for at least `agents`."""
@@ -219,6 +266,8 @@ def _judge(
                     top[a, width] = score
                     top_call[a, 0] = tool[i]
                     top_call[a, 1] = seq[i]
+                    top_call[a, 2] = task[a, k]
+                    top_call[a, 3] = group[i]
             previous[a, k] = tool[i]
         log_e[i] = log_e_of(wealth[a, 0], wealth[a, 2])
         belief[i] = log_e_of(wealth[a, 1], wealth[a, 2])
