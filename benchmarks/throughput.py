@@ -43,7 +43,8 @@ class Service:
         threading.Thread(target=self._process.stdout.read, daemon=True).start()
 
     def ask(self, path: str, body: bytes | None = None) -> Any:
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data=body), timeout=120) as answer:
+        request = urllib.request.Request(self.url + path, data=body, headers={"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
 
     def cpu_seconds(self) -> float:

@@ -81,7 +81,8 @@ class Up:
 
     def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, bytes, dict[str, str]]:
         """(status, body, headers) whatever the status."""
-        request = urllib.request.Request(self.url + path, data=body, headers=headers or {})
+        given = {"content-type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + path, data=body, headers=given)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                 return answer.status, answer.read(), dict(answer.headers)

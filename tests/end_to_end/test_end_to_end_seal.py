@@ -17,6 +17,8 @@ def test_sealing_strangers_is_refused_and_the_store_opens_again(tmp_path):
         assert (status, json.loads(body)["error"]) == (404, "UnknownAgent")
         status, body, _ = up.post("/api/v1/baseline/seal", b'{"agents": 7}')
         assert (status, json.loads(body)["error"]) == (400, "InputError")
+        status, _, _ = up.post("/api/v1/baseline/seal", b"{}", {"content-type": "text/plain"})
+        assert status == 400, "what a foreign page can make a browser send"
         status, _, _ = up.post("/api/v1/baseline/seal", b"")
         assert status == 200
         assert up.get("/healthz") == {"ok": True}

@@ -70,7 +70,7 @@ def from_the_definition(items: list[Evidence], declared: list[int]) -> dict[str,
         last[agent] = sorted((max((i.last_seq for i in one), default=-1) for one in about), reverse=True)[F]
         spoke[agent] = sum(bool(one) for one in about)
     size = max(1, sum(count > F for count in spoke.values()), sorted(declared, reverse=True)[F])
-    ordered = sorted(log_es.values(), reverse=True)
+    ordered = sorted((log_es[agent] for agent in log_es if spoke[agent] > F), reverse=True)
     k_star = max(
         (k for k, e in enumerate(ordered, 1) if e >= ln_q32(size * 1_000_000, ROSTER.alpha_ppm * k)), default=0
     )
@@ -80,7 +80,7 @@ def from_the_definition(items: list[Evidence], declared: list[int]) -> dict[str,
             log_odds_q32=log_odds[agent],
             log_e_q32=log_e,
             last_seq=last[agent],
-            flagged=k_star > 0 and log_e >= ordered[k_star - 1],
+            flagged=k_star > 0 and log_e >= ordered[k_star - 1] and spoke[agent] > F,
             alpha_ppm=ROSTER.alpha_ppm,
             fleet_size=size,
         )
@@ -223,3 +223,12 @@ def test_what_is_not_attested_is_dropped_and_counted() -> None:
     with_lies = confidence_report([*attested, *lies, attested[0]], ROSTER)
     assert with_lies.confidence == honest.confidence
     assert with_lies.dropped == {"not attested": 9, "duplicate": 1}
+
+
+@pytest.mark.parametrize("ghosts", [400, 1250, 3000])
+def test_agents_that_a_liar_invents_lower_nobodys_bar(ghosts: int) -> None:
+    posterior = FleetPosterior(ROSTER)
+    honest = [batch(m, *(said(m, f"real-{i}", 0, Q32 // 2, 0) for i in range(12)), fleet_size=12) for m in (0, 1, 2)]
+    invented = batch(3, *(said(3, f"ghost-{i}", 0, 0, 0) for i in range(ghosts)), fleet_size=1)
+    assert fold(posterior, *honest, invented) == ()
+    assert not any(entry.flagged for entry in posterior.entries.values())

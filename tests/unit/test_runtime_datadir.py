@@ -66,3 +66,41 @@ def test_durable_writes_replace_whole_files(tmp_path):
     write_durably(target, b"two", 0o600)
     assert target.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("lost", ["journal.db", "ingest.db", "store.db"])
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_a_database_that_is_gone_is_not_silently_begun_anew(tmp_path, lost, how):
+    first = open_datadir(tmp_path, **SETTINGS)
+    for name in ("journal.db", "ingest.db", "store.db"):
+        (tmp_path / name).write_bytes(b"something")
+    first.complete()
+    first.close()
+    open_datadir(tmp_path, **SETTINGS).close()
+    (tmp_path / lost).unlink()
+    if how == "emptied":
+        (tmp_path / lost).touch()
+    with pytest.raises(StorageCorrupt, match=lost):
+        open_datadir(tmp_path, **SETTINGS)
+
+
+def test_keys_are_never_made_over_others(tmp_path):
+    open_datadir(tmp_path, **SETTINGS).close()
+    before = {key.name: key.read_bytes() for key in (tmp_path / "keys").iterdir()}
+    roster = (tmp_path / "roster.json").read_bytes()
+    (tmp_path / "roster.json").unlink()
+    with pytest.raises(StorageCorrupt, match=r"no roster\.json"):
+        open_datadir(tmp_path, **SETTINGS)
+    assert {key.name: key.read_bytes() for key in (tmp_path / "keys").iterdir()} == before
+    (tmp_path / "roster.json").write_bytes(roster)
+    open_datadir(tmp_path, **SETTINGS).close()
+
+
+@pytest.mark.parametrize("salt", [None, b""])
+def test_a_salt_that_is_gone_is_not_replaced(tmp_path, salt):
+    open_datadir(tmp_path, **SETTINGS).close()
+    (tmp_path / "keys" / "digest.salt").unlink()
+    if salt is not None:
+        (tmp_path / "keys" / "digest.salt").write_bytes(salt)
+    with pytest.raises(StorageCorrupt, match="salt"):
+        open_datadir(tmp_path, **SETTINGS)

@@ -74,6 +74,19 @@ def test_a_moved_batch_is_found(tmp_path):
         list(IngestLog(path).replay())
 
 
+def test_a_missing_record_is_found(tmp_path):
+    path = tmp_path / "ingest.db"
+    log = IngestLog(path)
+    for i in range(3):
+        log.append([Observed(_batch(3 * i, 3))])
+    log.close()
+    with sqlite3.connect(path) as db:
+        db.execute("DELETE FROM log WHERE serial = 2")
+    db.close()
+    with pytest.raises(StorageCorrupt, match="record 2"):
+        list(IngestLog(path).replay())
+
+
 def test_values_survive_with_their_missing_ones(tmp_path):
     log = IngestLog(tmp_path / "ingest.db")
     batch = batch_from_records([("a", {"x": 1.5}), ("a", {"y": -2.0})], offset=0, phases=[0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 import urllib.parse
 from pathlib import Path
@@ -87,7 +88,10 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
     ]
     say(table(lines, ["agent", "region", " events", " confidence", "  log e", "certified verdict"]))
     say()
-    say(f"next: tocsin explain {safe(rows[0]['agent_id'], 60)}" + (f" --data {directory}" if data else ""))
+    # Names are hostile: what is meant to be pasted into a shell must not run anything there.
+    chosen = shlex.quote(rows[0]["agent_id"])
+    if chosen.isprintable():
+        say("next: tocsin explain " + (f"--data {shlex.quote(str(directory))} " if data else "") + f"-- {chosen}")
 
 
 def run_explain(agent: str, data: Path | None, url: str | None, token: str | None, *, as_json: bool) -> None:

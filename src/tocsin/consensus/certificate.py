@@ -22,6 +22,14 @@ def verdict_id(net: str, epoch: int, agent_id: str) -> str:
     return blake2b(f"{net}\0{epoch}\0{agent_id}".encode(), digest_size=12).hexdigest()
 
 
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates
+        return False
+    return True
+
+
 def _demand(condition: bool, cause: str, remedy: str = "do not act on this certificate") -> None:
     if not condition:
         raise VerificationError(cause, remedy=remedy)
@@ -78,6 +86,7 @@ def verify_verdict(verdict: Verdict, roster: Roster, *, pinned_roster_hash: byte
     )
     _demand(verdict.agent_id == entry.agent_id, "the verdict is about another agent than its entry")
     _demand(verdict.decision == (COMPROMISED if entry.flagged else CLEARED), "the decision is not what the entry says")
+    _demand(entry.agent_id.isascii() or _encodes(entry.agent_id), "the agent's name is no valid text")
     _demand(
         verify_proof(statement.posterior_root, entry_bytes(entry), verdict.proof_index, verdict.proof),
         "the entry is not under the certified posterior root",

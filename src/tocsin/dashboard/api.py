@@ -161,6 +161,9 @@ class _Api:
         return Response(encode_baseline(found), media_type="application/json")
 
     async def seal(self, request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            # A page of another site can make a browser post anything but this, so it cannot end anybody's learning.
+            raise InputError("the content type is not application/json", remedy="send the body as application/json")
         body = bytearray()
         async for chunk in request.stream():
             body += chunk

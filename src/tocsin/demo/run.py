@@ -6,6 +6,7 @@ server thread (n monitors, one lying) <──OTLP/HTTP── sender process (bas
 from __future__ import annotations
 
 import queue
+import shlex
 import shutil
 import subprocess
 import sys
@@ -377,9 +378,10 @@ def _next(lines: queue.Queue[dict[str, Any] | None]) -> dict[str, Any] | None:
 def iter_next_commands(result: DemoResult) -> Iterator[str]:
     """What to try after the demonstration, ready to paste."""
     flagged = [v.agent_id for v in result.verdicts if v.decision == "compromised"]
-    yield f"tocsin agents --data {result.data}"
+    data = shlex.quote(str(result.data))
+    yield f"tocsin agents --data {data}"
     if flagged:
-        yield f"tocsin explain {flagged[0]} --data {result.data}"
+        yield f"tocsin explain --data {data} -- {shlex.quote(flagged[0])}"
     if result.certificates:
-        yield f"tocsin verify {result.certificates[0]} --roster {result.data}"
+        yield f"tocsin verify {shlex.quote(str(result.certificates[0]))} --roster {data}"
     yield "tocsin up        # then: export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"

@@ -24,6 +24,8 @@ def ask(url: str, path: str, *, token: str = "", body: bytes | None = None) -> A
     if not url.startswith(("http://", "https://")):
         raise InputError(f"{url!r:.200} is not an HTTP address", remedy="for example http://127.0.0.1:4318")
     request = urllib.request.Request(url.rstrip("/") + path, data=body, headers={"accept": "application/json"})  # noqa: S310 - scheme checked
+    if body is not None:
+        request.add_header("content-type", "application/json")
     if token:
         request.add_header("authorization", f"Bearer {token}")
     try:

@@ -13,7 +13,9 @@ import msgspec
 from tocsin.errors import ConfigError, StorageCorrupt, StorageError
 from tocsin.model.verdict import Roster
 from tocsin.trust.keyring import roster_from_dict, roster_to_dict
-from tocsin.trust.signing import Signer
+from tocsin.trust.signing import SEED_BYTES, Signer
+
+SALT_BYTES = 32
 
 
 @dataclass(slots=True)
@@ -21,6 +23,7 @@ class DataDir:
     """An opened and locked data directory. `close()` releases the lock."""
 
     path: Path
+    fresh: bool  # made just now: only then may its databases be absent
     roster: Roster
     signers: tuple[Signer, ...]
     salt: bytes  # keys the digests of raw text, so that a value keeps its digest over restarts
@@ -41,6 +44,10 @@ class DataDir:
     @property
     def certificates(self) -> Path:
         return self.path / "certificates"
+
+    def complete(self) -> None:
+        """Note that all files exist; from now on one that is missing was lost."""
+        (self.path / MADE_LAST).touch()
 
     @property
     def endpoint(self) -> Path:
@@ -72,12 +79,16 @@ def open_datadir(path: Path, *, monitors: int, alpha_ppm: int, prior_ppm: int) -
             raise StorageError(
                 f"another tocsin is using {path}", remedy="stop it, or choose another directory with --data"
             ) from error
+        fresh = not (path / "roster.json").exists()
+        if fresh:
+            _make_keys(path, monitors, alpha_ppm, prior_ppm)
+        _demand_whole(path, fresh)
         roster, signers = _keys(path, monitors, alpha_ppm, prior_ppm)
-        salt = _salt(path / "keys" / "digest.salt")
+        salt = (path / "keys" / "digest.salt").read_bytes()
     except BaseException:
         os.close(lock)
         raise
-    return DataDir(path, roster, signers, salt, lock)
+    return DataDir(path, fresh, roster, signers, salt, lock)
 
 
 def read_roster(path: Path) -> Roster:
@@ -107,23 +118,44 @@ def write_durably(file: Path, body: bytes, mode: int = 0o644) -> None:
         os.close(directory)
 
 
-def _salt(file: Path) -> bytes:
-    if not file.exists():
-        write_durably(file, os.urandom(32), 0o600)
-    return file.read_bytes()
+MADE_LAST = "complete"  # exists once keys, salt, roster and databases were all made
+
+
+def _make_keys(path: Path, monitors: int, alpha_ppm: int, prior_ppm: int) -> None:
+    """Keys, salt and roster of a new directory. Raises StorageCorrupt where there is anything to lose."""
+    keys = path / "keys"
+    held = [*keys.glob("*"), *path.glob("*.db")]
+    if held:
+        raise StorageCorrupt(
+            f"{path} has {held[0].name} and no roster.json", remedy="put the roster back, or use another directory"
+        )
+    keys.mkdir(mode=0o700, exist_ok=True)
+    seeds = [os.urandom(SEED_BYTES) for _ in range(monitors)]
+    for i, seed in enumerate(seeds):
+        write_durably(keys / f"monitor-{i}.seed", seed, 0o600)
+    write_durably(keys / "digest.salt", os.urandom(SALT_BYTES), 0o600)
+    public = tuple(Signer(seed).public_key for seed in seeds)
+    net = f"net-{os.urandom(6).hex()}"
+    made = Roster(net=net, keys=public, alpha_ppm=alpha_ppm, prior_ppm=prior_ppm)
+    write_durably(path / "roster.json", msgspec.json.format(msgspec.json.encode(roster_to_dict(made)), indent=1))
+
+
+def _demand_whole(path: Path, fresh: bool) -> None:
+    """A monitor must not forget what it signed, nor a detector what it learned: nothing that was there may be gone."""
+    salt = path / "keys" / "digest.salt"
+    gone = [] if salt.exists() and salt.stat().st_size == SALT_BYTES else [salt]
+    if not fresh and (path / MADE_LAST).exists():
+        databases = (path / name for name in ("journal.db", "ingest.db", "store.db"))
+        gone += [file for file in databases if not file.exists() or file.stat().st_size == 0]
+    if gone:
+        raise StorageCorrupt(
+            f"{gone[0]} is gone or empty",
+            remedy="restore it from a copy; starting without it would contradict the past",
+        )
 
 
 def _keys(path: Path, monitors: int, alpha_ppm: int, prior_ppm: int) -> tuple[Roster, tuple[Signer, ...]]:
     keys = path / "keys"
-    if not (path / "roster.json").exists():
-        keys.mkdir(mode=0o700, exist_ok=True)
-        seeds = [os.urandom(32) for _ in range(monitors)]
-        for i, seed in enumerate(seeds):
-            write_durably(keys / f"monitor-{i}.seed", seed, 0o600)
-        public = tuple(Signer(seed).public_key for seed in seeds)
-        net = f"net-{os.urandom(6).hex()}"
-        made = Roster(net=net, keys=public, alpha_ppm=alpha_ppm, prior_ppm=prior_ppm)
-        write_durably(path / "roster.json", msgspec.json.format(msgspec.json.encode(roster_to_dict(made)), indent=1))
     roster = read_roster(path)
     if (roster.n, roster.alpha_ppm, roster.prior_ppm) != (monitors, alpha_ppm, prior_ppm):
         raise ConfigError(

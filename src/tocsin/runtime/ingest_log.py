@@ -77,9 +77,15 @@ class IngestLog:
     def replay(self) -> Iterable[Observed | Sealed]:
         """Yield what was appended, in order. Raises StorageCorrupt where a record is not as written."""
         with storage_errors(self._path):
-            for serial, start, kind, body in self._db.execute(
-                "SELECT serial, start, kind, body FROM log ORDER BY serial"
-            ):
+            expected = 0
+            query = "SELECT serial, start, rows, kind, body FROM log ORDER BY serial"
+            for number, (serial, start, rows, kind, body) in enumerate(self._db.execute(query), 1):
+                if (serial, start) != (number, expected):
+                    raise StorageCorrupt(
+                        f"record {number} of {self._path}, which starts at offset {expected}, is missing or was moved",
+                        remedy="restore the data directory from a copy, or start with another --data directory",
+                    )
+                expected = start + rows
                 try:
                     yield Observed(_batch(start, body)) if kind == "batch" else _seal(start, body)
                 except (WireError, msgspec.MsgspecError) as error:

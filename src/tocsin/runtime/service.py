@@ -126,6 +126,8 @@ class FleetService:
         self._log = IngestLog(data.ingest)
         self._journal = Journal(data.journal)
         self._store = Store(data.store)
+        self._verdicts = self._store.count()
+        data.complete()
         consensus = ConsensusConfig(
             proposal_delay_ns=settings.consensus.proposal_delay_ms * MILLISECOND_NS,
             view_timeout_ns=settings.consensus.view_timeout_ms * MILLISECOND_NS,
@@ -366,6 +368,7 @@ class FleetService:
 
     def _on_verdict(self, verdict: Verdict) -> None:
         if store_verdict(self._store, self._data.certificates, verdict, self._data.roster):
+            self._verdicts += 1
             for listener in self._listeners:
                 listener(verdict)
 
@@ -378,6 +381,7 @@ class FleetService:
         """Counts as of the engine's latest step, from any thread, at once; `as_of_ms` says when that was."""
         return {
             **self._status,
+            "verdicts": self._verdicts,
             "backlog_events": self._waiting_rows,
             "ingested_events": self._log.next_offset,
             "not_admitted": self._admission.refused(),

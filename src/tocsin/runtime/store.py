@@ -45,6 +45,11 @@ class Store:
         with storage_errors(self._path):
             return [dict(zip(names, row, strict=True)) for row in self._db.execute(query, (agent_id, limit))]
 
+    def count(self) -> int:
+        """Verdicts stored."""
+        with storage_errors(self._path):
+            return int(self._db.execute("SELECT count(*) FROM verdict").fetchone()[0])
+
     def certificate(self, verdict_id: str) -> bytes | None:
         with storage_errors(self._path):
             row = self._db.execute("SELECT certificate FROM verdict WHERE verdict_id = ?", (verdict_id,)).fetchone()
