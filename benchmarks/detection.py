@@ -56,7 +56,11 @@ def shared_data() -> Path:
 def replay(path: Path, fleet_size: int) -> Replay:
     """All events of a table through the detector, alarms by the running e-BH."""
     detector, alarms = FleetDetector(), FleetAlarms(ALPHA, fleet_size)
-    agent, seq, score, alarm, seconds, events = [], [], [], [], 0.0, 0
+    agent: list[NDArray[np.int32]] = []
+    seq: list[NDArray[np.int64]] = []
+    score: list[NDArray[np.float64]] = []
+    alarm: list[NDArray[np.bool_]] = []
+    seconds, events = 0.0, 0
     names: list[str] = []
     for batch, numbers in read_table(path):
         start = time.perf_counter()
@@ -117,9 +121,11 @@ def fleet(bench: Bench, name: str, bounds: dict[str, str], data: Path) -> None:
     false = sum(first >= 0 and not (bad and first >= int(row["onset_seq"])) for row, bad, first, _, _ in seen)
     bad_total, clean_total = sum(bad for _, bad, *_ in seen), sum(not bad for _, bad, *_ in seen)
     hits, raised = len(found), len(found) + false
-    say = lambda what, value, bound, of: bench.record(  # noqa: E731
-        f"{name}: {what} ({of})", round(value, 4), unit="", requirement="R6.1", bound=bounds.get(bound, "")
-    )
+
+    def say(what: str, value: float, bound: str, of: str) -> None:
+        title = f"{name}: {what} ({of})"
+        bench.record(title, round(value, 4), unit="", requirement="R6.1", bound=bounds.get(bound, ""))
+
     say("recall at the shipped threshold", hits / bad_total, "recall", wilson(hits, bad_total))
     say("precision", hits / max(raised, 1), "precision", wilson(hits, raised))
     say("false agents", false / clean_total, "false", wilson(false, clean_total))
@@ -170,8 +176,9 @@ def measure(bench: Bench) -> None:
     for name, bounds in FLEETS.items():
         if not bench.quick or name.startswith("A"):
             fleet(bench, name, bounds, data)
-    for name, unit in {} if bench.quick else MACHINES.items():
-        machines(bench, name, unit, data)
+    if not bench.quick:
+        for name, unit in MACHINES.items():
+            machines(bench, name, unit, data)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from tocsin.detection.detector import FleetDetector
@@ -46,3 +48,13 @@ def test_a_slow_tool_is_no_evidence_but_a_measurement_is() -> None:
         seen = FleetDetector().observe(batch)
         assert seen.log_e[-20:].argmax() == 0
         assert seen.log_e[-20:].max() > 10.0
+
+
+def test_a_measurement_first_told_later_in_the_baseline_is_learnt_too() -> None:
+    batch = slow_fleet(Kind.METRIC, "queue_depth")
+    detector = FleetDetector()
+    other = dataclasses.replace(batch, phase=np.zeros(4000, np.int8), feature_names=("load",))
+    detector.observe(other)
+    seen = detector.observe(batch)
+    assert seen.log_e[-20:].argmax() == 0
+    assert seen.log_e[-20:].max() > 10.0

@@ -64,11 +64,11 @@ class NumericChannel:
 
     def establish(self) -> None:
         """Fit locations, memory, scales and shapes on the baseline rows so far; wealth of known agents is kept."""
-        if not self._rows:
+        if not self._rows or not self._features:
             return
         agent = np.concatenate([part[0] for part in self._rows])
         context = np.concatenate([part[1] for part in self._rows])
-        values = np.concatenate([part[2] for part in self._rows])
+        values = np.concatenate([_widened(part[2], len(self._features)) for part in self._rows])
         self._rows = [(agent, context, values)]
         self._sealed = self._sealed or len(self._contexts)
         agents, contexts = int(agent.max()) + 1, self._sealed
@@ -136,10 +136,12 @@ class NumericChannel:
         belief: F64,
     ) -> None:
         """Fill `log_e` and `belief` `(n,)` for rows of `values` `(n, d)`; baseline rows are kept instead."""
-        self._features = self._features or names
+        base = phase == 0
+        if self._shape is None:
+            fresh = [j for j, name in enumerate(names) if name not in self._features]
+            self._features += tuple(names[j] for j in fresh if np.isfinite(values[base, j]).any())
         values = self._aligned(values, names)
         code = np.array([self._context(label) for label in labels], np.int32)[context]
-        base = phase == 0
         if base.any() and self._kept + int(base.sum()) <= self.max_baseline_rows:
             self._rows.append((agent[base], code[base], values[base]))
             self._kept += int(base.sum())
@@ -238,6 +240,11 @@ class NumericChannel:
                 wealth[: have[0], :, : have[2]] = self._wealth
                 memory[: have[0]] = self._memory
             self._wealth, self._memory = wealth, memory
+
+
+def _widened(values: F64, width: int) -> F64:
+    """Rows kept before further features were first seen."""
+    return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=np.nan)
 
 
 @njit(cache=True, nogil=True)
