@@ -26,7 +26,7 @@ TEXTS = st.one_of(
 )
 IDS = st.sampled_from(["00" * 16, "0a" * 16, "0b" * 16, "0a" * 8, "0b" * 8, "0c" * 8, "", "zz"])
 NUMBERS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**40))
-INTEGERS = st.one_of(NUMBERS, st.integers().map(str), st.just("9" * 30))
+INTEGERS = st.one_of(NUMBERS, st.integers().map(str), st.just("9" * 30), st.just(int("9" * 400)))
 SCALARS = st.one_of(
     TEXTS.map(lambda v: {"stringValue": v}),
     INTEGERS.map(lambda v: {"intValue": v}),
@@ -64,7 +64,12 @@ REQUESTS = st.lists(
 def swallow(columns: otlp.SpanColumns) -> None:
     """Take spans in, let everything that waits time out, and store what came of it."""
     attributor = Attributor(b"salt")
-    for batch in (attributor.attribute(columns, 10**18), attributor.sweep(2 * 10**18)):
+    taken = attributor.attribute(columns, 10**18)
+    waiting = attributor.waiting
+    again = Attributor(b"salt")
+    again.restore([record for _, record in attributor.take_held().put], 10**18)
+    assert again.waiting == waiting
+    for batch in (taken, attributor.sweep(2 * 10**18)):
         assert len(decode_batch(encode_batch(batch))) == len(batch)
         assert all(0 < len(agent.encode()) <= 256 for agent in batch.agents)
     assert attributor.waiting == 0

@@ -18,7 +18,7 @@ from tocsin.ingest import held
 from tocsin.ingest.admission import Admission, AdmissionConfig
 from tocsin.ingest.attribution import Attributor
 from tocsin.ingest.sessions import MAX_SESSIONS, Sessions
-from tocsin.ingest.traces import TraceBuffer
+from tocsin.ingest.traces import Link, TraceBuffer
 from tocsin.model.events import EventBatch
 from tocsin.monitor.inputs import Observed
 from tocsin.runtime.ingest_log import Held, IngestLog
@@ -312,3 +312,27 @@ def test_the_store_is_a_dictionary_of_lists(does: list[str], scopes: list[bytes]
                 log.append([], [Held(drop=[scope])])
         log.close()
         assert IngestLog(Path(directory) / "log.db").held() == [body for _, body in expected]
+
+
+@pytest.mark.parametrize("number", [int("9" * 400), 2**64, -1.5])
+def test_text_made_of_a_number_can_be_stored(tmp_path: Path, number: float) -> None:
+    receiver = Receiver(tmp_path / "log")
+    ids = {"gen_ai.conversation.id": number, "tocsin.prompt.signature": "1 2"}
+    receiver.take_in(columns([(1, 2, 1, call("x", **ids))]), crash="after")
+    assert receiver.attributor.waiting == 1
+    receiver.take_in(columns([(1, 1, 0, agent("a"))]))
+    assert [event[1] for event in receiver.events()] == ["a", "a"]
+
+
+def test_a_record_that_could_not_be_read_again_is_not_written() -> None:
+    attributor = Attributor()
+    attributor.attribute(columns([(1, 2, 1, call("x"))]), 1 << 63)  # a receiver's clock beyond all bounds
+    assert attributor.take_held().put == []
+    assert attributor.counts["not_held"] == 1
+    link = Link(b"", "", "9" * 257, "", "")
+    for step in (
+        held.TraceStep(b"t" * 16, T0, False, [(b"s" * 8, link)], [], []),
+        held.TraceStep(b"t" * 16, 10**400, False, [], [], []),
+    ):
+        with pytest.raises(WireError, match="held record does not"):
+            held.encode_record(step)

@@ -266,3 +266,14 @@ def test_an_over_long_identity_is_bounded_and_stays_distinct() -> None:
     batch = Attributor().attribute(sender.columns, T0)
     assert len(batch.agents) == 2
     assert all(len(agent.encode()) <= 256 for agent in batch.agents)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), "1e400", "nan"])
+def test_a_measure_that_is_no_finite_number_is_missing(value: Any) -> None:
+    lag = {"tocsin.agent.id": "a", "tocsin.metric.lag": value, "tocsin.metric.ok": 1}
+    batch = Attributor().attribute(Sender().span(1, 0, "x", lag).columns, T0)
+    assert batch.feature_names[-1] == "ok"
+    assert "lag" not in batch.feature_names
+    chat = {"gen_ai.operation.name": "chat", "tocsin.agent.id": "a", "gen_ai.usage.input_tokens": value}
+    batch = Attributor().attribute(Sender().span(1, 0, "x", chat).columns, T0)
+    assert np.isnan(batch.values[0, batch.feature_names.index("input_tokens")])

@@ -212,7 +212,16 @@ def test_malformed_protobuf_is_a_wire_error(body: bytes) -> None:
 
 
 def test_numbers_json_writes_as_text_are_numbers() -> None:
-    values = [{"intValue": 10**30}, {"doubleValue": "NaN"}, {"doubleValue": 3}, {"intValue": "x"}]
-    spans = [span({"tokens": value}) for value in values[1:]]
+    values: list[dict[str, Any]] = [{"doubleValue": "NaN"}, {"doubleValue": 3}, {"intValue": "x"}]
+    spans = [span({"tokens": value}) for value in values]
     columns = otlp_json.decode_traces(json.dumps(request(*spans)).encode(), WANTED)
     assert repr([one.get("tokens") for one in columns.attributes]) == "[nan, 3.0, None]"
+
+
+@pytest.mark.parametrize("beyond", [2**63, -(2**63) - 1, int("9" * 400)])
+def test_an_integer_beyond_64_bits_is_no_value_and_counted(beyond: int) -> None:
+    values: list[int | str] = [beyond, str(beyond), 2**63 - 1, str(-(2**63))]
+    spans = [span({"agent": {"intValue": value}}) for value in values]
+    columns = otlp_json.decode_traces(json.dumps(request(*spans)).encode(), WANTED)
+    assert [one["agent"] for one in columns.attributes] == [None, None, 2**63 - 1, -(2**63)]
+    assert columns.cut == {"attribute_number": 2}

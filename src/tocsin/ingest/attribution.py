@@ -19,9 +19,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from tocsin.errors import WireError
 from tocsin.ingest import names
 from tocsin.ingest.catalogue import EFFECTS, effect_of
 from tocsin.ingest.held import (
+    Record,
     TraceStep,
     decode_record,
     encode_record,
@@ -39,6 +41,7 @@ from tocsin.wire.otlp import SpanColumns
 
 IGNORED = "not_behaviour"  # spans of HTTP calls, chains, retrievers: nothing an agent did by itself
 UNATTRIBUTED = "unattributed"
+NOT_HELD = "not_held"  # records that the store could not give back: what they tell of is lost at a restart
 TWICE = "told_twice"  # an MCP call that an outer tool span has told already
 MAX_METRIC_NAME = 64
 MAX_METRICS_PER_SPAN = 64
@@ -114,10 +117,19 @@ class Attributor:
         forgotten, words = self._sessions.take_unsaved()
         drop = [trace_scope(trace_id) for trace_id in self._ended]
         drop += [session_scope(key) for key in (*forgotten, *words)]
-        put = [(trace_scope(step.trace_id), encode_record(step)) for step in steps]
-        put += [(session_scope(key), encode_record(session_words(key, found))) for key, found in words.items()]
+        put: list[tuple[bytes, bytes]] = []
+        for step in steps:
+            self._put(put, trace_scope(step.trace_id), step)
+        for key, found in words.items():
+            self._put(put, session_scope(key), session_words(key, found))
         self._changed, self._ended = {}, []
         return Held(drop, put)
+
+    def _put(self, put: list[tuple[bytes, bytes]], scope: bytes, record: Record) -> None:
+        try:
+            put.append((scope, encode_record(record)))
+        except WireError:
+            self.counts[NOT_HELD] += 1
 
     def attribute(self, spans: SpanColumns, now_ns: int) -> EventBatch:
         """Rows that are ready: of these spans, and of earlier ones that waited for them, by time of their end.

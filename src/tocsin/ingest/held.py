@@ -62,8 +62,13 @@ _decoder: Final = msgspec.msgpack.Decoder(Record)
 
 
 def encode_record(record: Record) -> bytes:
-    """The stored form of a record."""
-    payload = _encoder.encode(record)
+    """The stored form of a record. Raises WireError for one that `decode_record` would refuse."""
+    try:
+        payload = _encoder.encode(record)
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        raise WireError(f"held record does not encode: {error}") from error
+    # Decoded at once: what is found damaged only at the next start would stop it.
+    _decode(payload)
     return VERSION + _checksum(payload) + payload
 
 
@@ -74,6 +79,10 @@ def decode_record(data: bytes) -> Record:
     payload = data[1 + CHECKSUM_BYTES :]
     if data[1 : 1 + CHECKSUM_BYTES] != _checksum(payload):
         raise WireError("held record whose checksum does not hold")
+    return _decode(payload)
+
+
+def _decode(payload: bytes) -> Record:
     try:
         return _decoder.decode(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -103,7 +103,7 @@ def text(attributes: Mapping[str, Any], concept: tuple[str, ...], limit: int = 2
         return ""
     if isinstance(value, str):
         return value[:limit]
-    return str(value) if isinstance(value, int | float) else ""
+    return str(value)[:limit] if isinstance(value, int | float) else ""
 
 
 def operation(attributes: Mapping[str, Any], span_name: str) -> str:

@@ -163,7 +163,11 @@ def bounded(text: str) -> str:
 def number(value: Any) -> float:
     """A finite number from an attribute (text of a number counts), else NaN."""
     if isinstance(value, int | float):
-        return float(value) if math.isfinite(value) else _NAN
+        try:
+            measured = float(value)
+        except OverflowError:
+            return _NAN
+        return measured if math.isfinite(measured) else _NAN
     if isinstance(value, str) and len(value) <= 32:
         try:
             parsed = float(value)

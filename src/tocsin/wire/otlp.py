@@ -23,7 +23,8 @@ MAX_ATTRIBUTES = 1_024  # per span or resource; more are left unread
 MAX_ATTRIBUTE_CHARS = 65_536  # of one string; the rest is cut off
 MAX_ITEMS = 4_096  # of one list or map value
 MAX_DEPTH = 16  # of lists and maps within a value
-MAX_TIME_NS = (1 << 63) - 1
+MAX_INT64 = (1 << 63) - 1
+MAX_TIME_NS = MAX_INT64
 STATUS_ERROR = 2
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 

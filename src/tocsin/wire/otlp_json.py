@@ -16,6 +16,7 @@ from tocsin.wire.otlp import (
     MAX_ATTRIBUTE_CHARS,
     MAX_ATTRIBUTES,
     MAX_DEPTH,
+    MAX_INT64,
     MAX_ITEMS,
     MAX_SPANS,
     STATUS_ERROR,
@@ -189,7 +190,10 @@ def _plain(value: _Value, columns: SpanColumns, depth: int) -> Any:
     if value.bool_value is not None:
         return value.bool_value
     if value.int_value is not None:
-        return _integer(value.int_value)
+        number = _integer(value.int_value)
+        if number is None:
+            columns.shorten("attribute_number")
+        return number
     if value.double_value is not None:
         return _double(value.double_value)
     holder = value.array_value or value.kvlist_value
@@ -206,11 +210,13 @@ def _plain(value: _Value, columns: SpanColumns, depth: int) -> Any:
 
 
 def _integer(value: int | str) -> int | None:
-    """A 64-bit integer, written as a number or as text; None where it is neither."""
-    if isinstance(value, int):
-        return value
-    digits = value.removeprefix("-")
-    return int(value) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else None
+    """A signed 64-bit integer, written as a number or as text; None for anything else."""
+    if isinstance(value, str):
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
+            return None
+        value = int(value)
+    return value if -MAX_INT64 - 1 <= value <= MAX_INT64 else None
 
 
 def _double(value: float | str) -> float | None:
