@@ -29,6 +29,11 @@ def test_chosen_by_columns(columns: list[str], name: str) -> None:
     assert choose_mapping(columns, number(columns)).name == name
 
 
+def test_a_phase_in_words_is_not_an_action() -> None:
+    mapping = choose_mapping(["agent_id", "seq", "phase", "x"], number(["agent_id", "seq", "x"]) | {"phase": "text"})
+    assert (mapping.columns.phase, mapping.columns.action) == ("phase", "")
+
+
 def test_shipped_mappings_name_only_columns_they_match() -> None:
     assert len(shipped_mappings()) >= 3
     for mapping in shipped_mappings():

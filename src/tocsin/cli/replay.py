@@ -44,6 +44,8 @@ def run_replay(
 
     started = time.monotonic()
     table = decode_table(load_table(file), mapping, BASELINE_SHARE, str(file))
+    for line in table.notes:
+        note(safe(line))
     alpha_ppm = round(alpha * 1e6)
     with ExitStack() as stack:
         if data is None:

@@ -144,7 +144,7 @@ def guess_mapping(columns: Sequence[str], kinds: dict[str, str]) -> Mapping:
     seq, time, group = first(SEQ_NAMES), first(TIME_NAMES), first(GROUP_NAMES)
     if not seq and not time:
         raise InputError("the table orders nothing: it has neither seq nor a time column", remedy="add a column seq")
-    phase = "phase" if "phase" in columns and kinds["phase"] == "number" else ""
+    phase = "phase" if "phase" in columns else ""
     session = first(("session", "session_id", "trace_id", "conversation"))
     taken = {agent, seq, time, group, phase, session}
     action = next((name for name in columns if name not in taken and kinds[name] == "text"), "")

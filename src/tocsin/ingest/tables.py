@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tocsin.errors import InputError
+from tocsin.ingest.columns import MAX_SECONDS, NS_PER_SECOND, codes, integers, measurements, phases, times
 from tocsin.ingest.mapping import Mapping, check_columns, choose_mapping, feature_columns, load_mapping
 from tocsin.ingest.ragged import Arguments, Ragged, parse_arguments, parse_words
 from tocsin.model.events import EventBatch, Kind
-
-MAX_ACTION_CHARS = 200  # a longer name is cut: it is shown to people and kept in tables
-NS_PER_SECOND = 1_000_000_000
 
 KINDS = {"call": Kind.CALL, "final": Kind.FINAL, "chat": Kind.CHAT, "metric": Kind.METRIC}
 EFFECTS = {"read": 1, "write": 2, "egress": 3, "final": 4}
@@ -47,6 +44,7 @@ class Decoded:
     values: NDArray[np.float64]
     arguments: Arguments
     words: Ragged
+    notes: tuple[str, ...] = ()  # what was recognised rather than said, for people
 
     def batch(self, start: int, stop: int) -> EventBatch:
         """Rows `start..stop` as an `EventBatch` whose offset is `start`."""
@@ -126,18 +124,17 @@ def decode_table(table: pa.Table, mapping: Mapping | Path | None, baseline_share
     if not 0.0 < baseline_share < 1.0:
         raise InputError(f"baseline share {baseline_share} is not between 0 and 1", remedy="0.3 is usual")
     names = list(table.column_names)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{origin}: two columns are called {repeated[0]!r}", remedy="give every column its own name")
     meaning = load_mapping(mapping) if isinstance(mapping, Path) else mapping
     if meaning is None:
         meaning = choose_mapping(names, {name: _kind_of(table.schema.field(name).type) for name in names})
     check_columns(meaning, names)
     columns = meaning.columns
-    agent, agents = codes(table, columns.agent)
-    if np.any(agent < 0):
-        raise InputError(
-            f"{origin}: {int(np.sum(agent < 0))} rows have no {columns.agent}", remedy="name the agent on every row"
-        )
-    seq = sequence_of(table, meaning, agent, agents, origin)
-    t_ns = _times(table, columns.time) if columns.time else seq * NS_PER_SECOND
+    agent, agents = agents_of(table, columns.agent, origin)
+    t_ns, unit = times(table, columns.time) if columns.time else (None, "")
+    seq = sequence_of(table, meaning, agent, agents, t_ns, origin)
+    t_ns = _logical_times(seq) if t_ns is None else t_ns
     order = fleet_order(agent, seq, t_ns)
     phase = _phases(table, columns.phase, agent, seq, baseline_share)
     session = sessions_of(table, columns.session, agent, agents)
@@ -167,37 +164,47 @@ def decode_table(table: pa.Table, mapping: Mapping | Path | None, baseline_share
         values=values[order],
         arguments=arguments.take(order),
         words=words.take(order),
+        notes=(f"{columns.time} is taken as {unit} since 1970",) if unit else (),
     )
 
 
-def codes(table: pa.Table, name: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """A column as codes into its distinct texts; -1 where it is null or not a number."""
-    column = table.column(name).combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0)
-    if not pa.types.is_dictionary(column.type):
-        column = pc.dictionary_encode(column)
-    texts = tuple(_text(value)[:MAX_ACTION_CHARS] for value in column.dictionary.to_pylist())
-    index = np.asarray(pc.fill_null(column.indices, -1)).astype(np.int32)
-    absent = np.array([text == "nan" for text in texts], np.bool_)
-    return (np.where((index >= 0) & absent[index], np.int32(-1), index) if absent.any() else index), texts
+def agents_of(table: pa.Table, name: str, origin: str) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Whose event each row is, and the agents that have one: a dictionary may name others, which count nowhere."""
+    code, texts = codes(table, name)
+    nameless = np.array([text == "" for text in texts] + [True], np.bool_)[code]
+    if np.any(nameless):
+        raise InputError(f"{origin}: {int(np.sum(nameless))} rows have no {name}", remedy="name the agent on every row")
+    present, agent = np.unique(code, return_inverse=True)
+    used: list[int] = present.tolist()
+    return np.asarray(agent, np.int32), tuple(texts[i] for i in used)
 
 
 def sequence_of(
-    table: pa.Table, mapping: Mapping, agent: NDArray[np.int32], agents: tuple[str, ...], origin: str
+    table: pa.Table,
+    mapping: Mapping,
+    agent: NDArray[np.int32],
+    agents: tuple[str, ...],
+    t_ns: NDArray[np.int64] | None,
+    origin: str,
 ) -> NDArray[np.int64]:
     """Each row's number within its agent: the table's own, else counted in time order."""
-    columns = mapping.columns
-    if columns.seq:
-        seq = _integers(table, columns.seq)
-        _check_rising(seq, agent, agents, columns.seq, origin)
+    name = mapping.columns.seq
+    if name:
+        seq = integers(table, name)
+        _check_rising(seq, agent, agents, name, origin)
         return seq
-    if not columns.time:
+    if t_ns is None:
         raise InputError(f"mapping {mapping.name!r} names neither seq nor time", remedy="name one under [columns]")
-    by_time = np.lexsort((_times(table, columns.time), agent))  # stable: rows of one time stay in file order
+    by_time = np.lexsort((t_ns, agent))  # stable: rows of one time stay in file order
     counted = np.empty(agent.shape[0], np.int64)
     counted[by_time] = _rank_within(agent[by_time])
     return counted
+
+
+def _logical_times(seq: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A second an event; a nanosecond where numbers are so large that seconds would not fit 64 bits."""
+    largest = max(abs(int(seq.min())), abs(int(seq.max())))
+    return seq * NS_PER_SECOND if largest <= MAX_SECONDS else seq
 
 
 def _check_rising(
@@ -205,11 +212,11 @@ def _check_rising(
 ) -> None:
     by_agent = np.argsort(agent, kind="stable")
     same = agent[by_agent][1:] == agent[by_agent][:-1]
-    step = np.diff(seq[by_agent])
-    wrong = np.flatnonzero(same & (step <= 0))
+    after, before = seq[by_agent][1:], seq[by_agent][:-1]
+    wrong = np.flatnonzero(same & (after <= before))
     if wrong.size:
         row = int(by_agent[wrong[0] + 1])
-        what = "repeats" if step[wrong[0]] == 0 else "falls"
+        what = "repeats" if after[wrong[0]] == before[wrong[0]] else "falls"
         raise InputError(
             f"{origin}: {name} {what} at row {row} (agent {agents[agent[row]]!r}, {name} {int(seq[row])})",
             remedy=f"drop repeated rows and sort each agent's rows by {name}",
@@ -219,11 +226,11 @@ def _check_rising(
 def fleet_order(agent: NDArray[np.int32], seq: NDArray[np.int64], t_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Row order by time across the fleet in which each agent's rows stay in the order of `seq`, shape `(n,)`."""
     by_agent = np.lexsort((seq, agent))
-    times, owner = t_ns[by_agent].copy(), agent[by_agent]
+    at, owner = t_ns[by_agent].copy(), agent[by_agent]
     starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
     for start, stop in zip(starts, np.r_[starts[1:], owner.shape[0]], strict=True):
-        times[start:stop] = np.maximum.accumulate(times[start:stop])
-    return by_agent[np.lexsort((seq[by_agent], owner, times))]
+        at[start:stop] = np.maximum.accumulate(at[start:stop])
+    return by_agent[np.lexsort((seq[by_agent], owner, at))]
 
 
 def sessions_of(table: pa.Table, name: str, agent: NDArray[np.int32], agents: tuple[str, ...]) -> NDArray[np.int64]:
@@ -259,9 +266,9 @@ def contexts_of(table: pa.Table, names: tuple[str, ...]) -> tuple[NDArray[np.int
 def features_of(table: pa.Table, mapping: Mapping) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Feature columns and derived differences, shape `(n, d)`; NaN where missing."""
     names = feature_columns(mapping, table.column_names)
-    columns = {name: _numbers(table, name) for name in names}
+    columns = {name: measurements(table, name) for name in names}
     for name, difference in mapping.derived.items():
-        columns[name] = _numbers(table, difference.left) - _numbers(table, difference.minus)
+        columns[name] = measurements(table, difference.left) - measurements(table, difference.minus)
     if not columns:
         return np.zeros((table.num_rows, 0)), ()
     return np.column_stack(list(columns.values())), tuple(columns)
@@ -274,39 +281,11 @@ def _kind_of(kind: Any) -> str:
     return "text" if pa.types.is_string(inner) or pa.types.is_large_string(inner) else "other"
 
 
-def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
-    try:
-        return np.asarray(table.column(name).cast(pa.float64(), safe=False).to_numpy(), np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"column {name!r} holds no numbers: {error}", remedy="mend it or the mapping") from error
-
-
-def _integers(table: pa.Table, name: str) -> NDArray[np.int64]:
-    numbers = _numbers(table, name)
-    if not np.all(np.isfinite(numbers)) or np.any(numbers != np.rint(numbers)):
-        raise InputError(f"column {name!r} has missing or broken numbers", remedy="number events with whole numbers")
-    return numbers.astype(np.int64)
-
-
-def _times(table: pa.Table, name: str) -> NDArray[np.int64]:
-    kind = table.schema.field(name).type
-    if pa.types.is_timestamp(kind):
-        return np.asarray(table.column(name).cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy(), np.int64)
-    seconds = _numbers(table, name)
-    if not np.all(np.isfinite(seconds)):
-        raise InputError(f"column {name!r} has rows without a time", remedy="give every row its time in seconds")
-    return np.rint(seconds * NS_PER_SECOND).astype(np.int64)
-
-
 def _phases(
     table: pa.Table, name: str, agent: NDArray[np.int32], seq: NDArray[np.int64], share: float
 ) -> NDArray[np.int8]:
     if name:
-        return np.minimum(np.maximum(_integers(table, name), 0), 1).astype(np.int8)
+        return phases(table, name)
     by_agent = np.lexsort((seq, agent))
     count = np.bincount(agent)
     live = np.empty(agent.shape[0], np.int8)
