@@ -6,11 +6,12 @@ import asyncio
 import gzip
 import http.client
 import json
+import random
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -33,11 +34,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from tocsin.errors import Overloaded, StorageError
+from tocsin.errors import Overloaded, StorageError, TooLarge
 from tocsin.ingest import otlp_http
 from tocsin.ingest.admission import Admission, AdmissionConfig
 from tocsin.ingest.attribution import Attributor
-from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, inflate
+from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, MAX_MEMBERS, Bodies, TooSlow, inflate
 from tocsin.ingest.otlp_http import Receiver, build_app
 from tocsin.model.events import Admitted, EventBatch
 from tocsin.runtime.ingest_log import Held
@@ -366,6 +367,101 @@ def test_requests_beyond_those_in_flight_are_told_to_come_back(server: Server, m
     monkeypatch.setattr(otlp_http, "MAX_IN_FLIGHT", 0)
     status, _, headers = server.ask(request(1).SerializeToString(), PROTOBUF)
     assert (status, headers["retry-after"]) == (503, "1")
+
+
+def test_senders_that_stall_keep_nobody_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp_http, "MAX_IN_FLIGHT", 1)
+    head = "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as stalled:
+        stalled.sendall((head + "Content-Length: 100\r\nExpect: 100-continue\r\n\r\n").encode())
+        assert stalled.recv(100).startswith(b"HTTP/1.1 100")  # the application is waiting for the body
+        stalled.sendall(b"{")
+        assert server.ask(request(1).SerializeToString(), PROTOBUF)[0] == 200
+
+
+async def stalling(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+    await asyncio.Event().wait()
+
+
+async def arriving(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def dripping() -> AsyncIterator[bytes]:
+    while True:
+        await asyncio.sleep(0)
+        yield b"x"
+
+
+def test_a_body_that_does_not_arrive_in_time_is_given_up() -> None:
+    held = Bodies()
+
+    async def both() -> None:
+        with pytest.raises(TooSlow):
+            async with held.read(stalling(b"{"), 100, silence_seconds=0.01):
+                pass
+        with pytest.raises(TooSlow):
+            async with held.read(dripping(), 1 << 40, read_seconds=0.01):
+                pass
+
+    asyncio.run(both())
+    assert held.held_bytes == 0
+
+
+def test_a_sender_too_slow_is_told_so_and_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp_http, "Bodies", Hasty)
+    with running(LogInMemory()) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as stalled:
+            lines = ("POST /v1/traces HTTP/1.1", "Host: x", "Content-Type: application/json", "Content-Length: 100")
+            stalled.sendall("\r\n".join((*lines, "", "{")).encode())
+            answer = b"".join(iter(lambda: stalled.recv(4096), b""))  # to the end: the server closes
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == 4
+        assert server.counters()["http_408"] == 1
+
+
+class Hasty(Bodies):
+    """Waits a hundredth of a second for a byte."""
+
+    def read(self, chunks: AsyncIterator[bytes], limit: int, **_: Any) -> Any:
+        return super().read(chunks, limit, silence_seconds=0.01)
+
+
+def test_bodies_together_are_bounded_and_small_ones_find_room_beside_large_ones() -> None:
+    held = Bodies(1000)
+
+    async def several() -> None:
+        async with AsyncExitStack() as stack:
+            for size in (500, 250, 125):  # each as much as is left beside it
+                body = await stack.enter_async_context(held.read(arriving(b"x" * (size - 1), b"y"), 1000))
+                assert len(body) == size
+            with pytest.raises(Overloaded):
+                await stack.enter_async_context(held.read(arriving(b"x" * 63), 1000))
+            assert await stack.enter_async_context(held.read(arriving(b"small"), 1000)) == b"small"
+            assert held.held_bytes == 880
+        with pytest.raises(TooLarge):
+            async with held.read(arriving(b"x" * 101), 100):
+                pass
+
+    asyncio.run(several())
+    assert held.held_bytes == 0
+
+
+def test_a_gzip_body_of_many_members_is_refused() -> None:
+    member = gzip.compress(b"ab")
+    assert inflate(member * MAX_MEMBERS) == b"ab" * MAX_MEMBERS
+    with pytest.raises(TooLarge, match="members"):
+        inflate(member * (MAX_MEMBERS + 1))
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 3_000_000])
+def test_inflating_gives_back_what_was_compressed_whatever_the_pieces(size: int) -> None:
+    noise = random.Random(size).randbytes(size)  # as long compressed as not
+    for text in (noise, b"x" * size):
+        assert inflate(gzip.compress(text, 1) + gzip.compress(text[:7])) == text + text[:7]
 
 
 def test_other_routes_stand_beside_the_receiver(server: Server) -> None:

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from tocsin.errors import Overloaded, TocsinError, TooLarge, WireError
 from tocsin.ingest.admission import DUPLICATE
 from tocsin.ingest.attribution import Attributor
-from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, inflate, read_bounded
+from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, Bodies, TooSlow, inflate
 from tocsin.ingest.names import WANTED
 from tocsin.ingest.replies import JSON, PROTOBUF, exported, failed
 from tocsin.model.events import Admitted, EventBatch
@@ -32,7 +32,7 @@ from tocsin.runtime.ingest_log import Held
 from tocsin.wire import otlp, otlp_json
 from tocsin.wire.otlp import SpanColumns
 
-MAX_IN_FLIGHT = 64  # requests; further ones are told to come back
+MAX_IN_FLIGHT = 64  # requests whose body has arrived; further ones are told to come back
 MAX_RETRY_AFTER_SECONDS = 5
 SWEEP_SECONDS = 5.0
 
@@ -58,6 +58,7 @@ class Receiver:
         self._now_ns = now_ns
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="tocsin-decode")
         self._in_flight = 0
+        self.bodies = Bodies()
         self.counts: Counter[str] = Counter()  # requests, spans and what was left out, by reason
 
     def counters(self) -> dict[str, int]:
@@ -163,12 +164,15 @@ class _Endpoint:
         gzipped = coding == "gzip"
         limit = MAX_COMPRESSED_BYTES if gzipped else MAX_INFLATED_BYTES
         try:
-            with self._receiver.admitted():
-                length = request.headers.get("content-length", "")
-                if length.isdecimal() and int(length) > limit:
-                    raise TooLarge(f"request body is over {limit} bytes", remedy="export smaller batches")
-                body = await read_bounded(request.stream(), limit)
-                return await self._handle(encoding, body, gzipped)
+            length = request.headers.get("content-length", "")
+            if length.isdecimal() and int(length[:20]) > limit:
+                raise TooLarge(f"request body is over {limit} bytes", remedy="export smaller batches")
+            # A place is for who has something to be worked on: senders that stall take none.
+            async with self._receiver.bodies.read(request.stream(), limit) as body:
+                with self._receiver.admitted():
+                    return await self._handle(encoding, body, gzipped)
+        except TooSlow as error:
+            return failed(encoding, 408, str(error), {"connection": "close"})
         except TooLarge as error:
             return failed(encoding, 413, str(error))
         except WireError as error:

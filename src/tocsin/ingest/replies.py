@@ -23,7 +23,7 @@ _RESPONSES: dict[str, Any] = {
 _JSON_NAMES = {"spans": "rejectedSpans", "log_records": "rejectedLogRecords", "data_points": "rejectedDataPoints"}
 
 # HTTP status -> google.rpc.Code.
-_RPC_CODES = {400: 3, 405: 12, 411: 3, 413: 8, 415: 3, 429: 8, 503: 14}
+_RPC_CODES = {400: 3, 405: 12, 408: 4, 411: 3, 413: 8, 415: 3, 429: 8, 503: 14}
 
 
 def exported(encoding: str, noun: str, rejected: int, message: str) -> Response:
