@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tocsin.errors import TooLarge, WireError
 from tocsin.wire import otlp, otlp_json
 from tocsin.wire.otlp import MAX_ATTRIBUTE_CHARS, MAX_ATTRIBUTES, MAX_SPANS, SpanColumns, Wanted
+from tocsin.wire.otlp_scan import MAX_FIELDS, MAX_INNER_FACTOR
 
 WANTED = Wanted((("agent", "agent.old", "agent.older"), ("raw",), ("tokens",)), "metric.")
 TRACE, SPAN, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7"
@@ -174,6 +175,58 @@ def test_too_many_spans_are_refused_before_they_are_parsed() -> None:
         otlp.decode_traces(body[:-2000] + b"\xff" * 2000, WANTED)
     with pytest.raises(TooLarge, match="spans"):
         otlp_json.decode_traces(json.dumps(request(*[{}] * (MAX_SPANS + 1))).encode(), WANTED)
+
+
+def field(number: int, content: bytes) -> bytes:
+    return bytes((number << 3 | 2,)) + varint(len(content)) + content
+
+
+def test_too_many_messages_of_any_kind_are_refused_before_they_are_parsed() -> None:
+    many, inner = MAX_SPANS + 1, MAX_INNER_FACTOR * MAX_SPANS + 1
+    one_span = {"event": 11, "link": 13}
+    bodies = {
+        "resource": field(1, b"") * many,
+        "scope": field(1, field(2, b"") * many),
+        "scope spread over resources": field(1, field(2, b"") * 3) * (MAX_SPANS // 3 + 1),
+        **{noun: field(1, field(2, field(2, field(n, b"") * inner))) for noun, n in one_span.items()},
+        "fields": field(1, field(2, field(2, field(9, b"") * (MAX_FIELDS + 1)))),
+        "more than 6000000 fields": b"\x10\x00" * (MAX_FIELDS + 1),
+    }
+    for noun, body in bodies.items():
+        with pytest.raises(TooLarge, match=noun.partition(" spread")[0]):
+            otlp.decode_traces(body + b"\xff", WANTED)  # the parser would refuse the last byte as malformed
+    for count in (otlp.count_logs, otlp.count_metrics):
+        for body in (bodies["resource"], bodies["scope"], field(1, field(2, field(2, b"") * many))):
+            with pytest.raises(TooLarge):
+                count(body + b"\xff")
+    points = field(1, field(2, field(2, field(5, field(1, b"") * inner))))
+    with pytest.raises(TooLarge, match="number data points"):
+        otlp.count_metrics(points + b"\xff")
+
+
+def test_as_many_messages_as_the_limits_allow_are_taken() -> None:
+    assert otlp.count_logs(field(1, field(2, field(2, b"") * MAX_SPANS + b"\x1a\x01x"))) == MAX_SPANS
+    body = field(1, field(2, field(2, b"") * MAX_SPANS))
+    assert otlp.decode_traces(body, WANTED).refused == {"invalid_id": MAX_SPANS}
+
+
+def test_empty_json_objects_are_bounded_like_spans() -> None:
+    for kind, count in (("Spans", decode_json), ("Logs", otlp_json.count_logs), ("Metrics", otlp_json.count_metrics)):
+        empty = b"{}," * MAX_SPANS
+        with pytest.raises(TooLarge, match="resources"):
+            count(f'{{"resource{kind}":['.encode() + empty + b"{}]}")
+        with pytest.raises(TooLarge, match="scopes"):
+            count(f'{{"resource{kind}":[{{"scope{kind}":['.encode() + empty + b"{}]}]}")
+
+
+def decode_json(body: bytes) -> SpanColumns:
+    return otlp_json.decode_traces(body, WANTED)
+
+
+def test_what_is_counted_in_json_must_be_objects() -> None:
+    for records in (b"1", b"[]", b'"x"'):
+        with pytest.raises(WireError):
+            otlp_json.count_logs(b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[{},' + records + b"]}]}]}")
 
 
 def varint(value: int) -> bytes:

@@ -7,7 +7,7 @@ are lowerCamelCase, unknown fields are ignored (OTLP 1.x, "JSON Protobuf Encodin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -25,13 +25,11 @@ from tocsin.wire.otlp import (
 )
 
 # Each object costs a hundred bytes or so once decoded; a span with ten attributes is some twenty-five of them.
-MAX_OBJECTS = 4_000_000
-
-T = TypeVar("T")
+MAX_OBJECTS = 2_500_000
 
 
-class _Message(msgspec.Struct, rename="camel"):
-    """Fields as in the protobuf messages of the same name."""
+class _Message(msgspec.Struct, rename="camel", gc=False):
+    """Fields as in the protobuf messages of the same name. Lists are by default (): an empty object costs no list."""
 
 
 class _Value(_Message):
@@ -50,15 +48,15 @@ class _Pair(_Message):
 
 
 class _Array(_Message):
-    values: list[_Value] = []
+    values: Sequence[_Value] = ()
 
 
 class _Pairs(_Message):
-    values: list[_Pair] = []
+    values: Sequence[_Pair] = ()
 
 
 class _Resource(_Message):
-    attributes: list[_Pair] = []
+    attributes: Sequence[_Pair] = ()
 
 
 class _Status(_Message):
@@ -72,42 +70,52 @@ class _Span(_Message):
     name: str = ""
     start_time_unix_nano: int | str = 0
     end_time_unix_nano: int | str = 0
-    attributes: list[_Pair] = []
+    attributes: Sequence[_Pair] = ()
     status: _Status | None = None
 
 
+class _Counted(_Message):
+    """Anything that is an object."""
+
+
+class _DataPoints(_Message):
+    data_points: Sequence[_Counted] = ()
+
+
+class _Metric(_Message):
+    gauge: _DataPoints | None = None
+    sum: _DataPoints | None = None
+    histogram: _DataPoints | None = None
+    exponential_histogram: _DataPoints | None = None
+    summary: _DataPoints | None = None
+
+
 class _Scope(_Message):
-    spans: list[_Span] = []
-    log_records: list[msgspec.Raw] = []
-    metrics: list[dict[str, msgspec.Raw]] = []
+    spans: Sequence[_Span] = ()
+    log_records: Sequence[_Counted] = ()
+    metrics: Sequence[_Metric] = ()
 
 
 class _ResourceSpans(_Message):
     resource: _Resource | None = None
-    scope_spans: list[_Scope] = []
-    scope_logs: list[_Scope] = []
-    scope_metrics: list[_Scope] = []
+    scope_spans: Sequence[_Scope] = ()
+    scope_logs: Sequence[_Scope] = ()
+    scope_metrics: Sequence[_Scope] = ()
 
 
 class _Request(_Message):
-    resource_spans: list[_ResourceSpans] = []
-    resource_logs: list[_ResourceSpans] = []
-    resource_metrics: list[_ResourceSpans] = []
-
-
-class _DataPoints(_Message):
-    data_points: list[msgspec.Raw] = []
+    resource_spans: Sequence[_ResourceSpans] = ()
+    resource_logs: Sequence[_ResourceSpans] = ()
+    resource_metrics: Sequence[_ResourceSpans] = ()
 
 
 _request_decoder = msgspec.json.Decoder(_Request)
-_points_decoder = msgspec.json.Decoder(_DataPoints)
-_METRIC_KINDS = ("gauge", "sum", "histogram", "exponentialHistogram", "summary")
 
 
 def decode_traces(body: bytes, wanted: Wanted) -> SpanColumns:
     """The spans of an OTLP/JSON trace request. Raises WireError where malformed, TooLarge over a limit."""
     columns = SpanColumns()
-    for resource_spans in _decode(_request_decoder, body).resource_spans:
+    for resource_spans in _bounded(_decode(body).resource_spans):
         resource = resource_spans.resource.attributes if resource_spans.resource is not None else ()
         columns.resources.append(_attributes(resource, wanted, columns))
         for scope in resource_spans.scope_spans:
@@ -120,29 +128,39 @@ def decode_traces(body: bytes, wanted: Wanted) -> SpanColumns:
 
 def count_logs(body: bytes) -> int:
     """Number of log records in an OTLP/JSON logs request. Raises WireError."""
-    resources = _decode(_request_decoder, body).resource_logs
+    resources = _bounded(_decode(body).resource_logs)
     return sum(len(scope.log_records) for resource in resources for scope in resource.scope_logs)
 
 
 def count_metrics(body: bytes) -> int:
     """Number of metric data points in an OTLP/JSON metrics request. Raises WireError."""
     return sum(
-        len(_decode(_points_decoder, bytes(metric[kind])).data_points)
-        for resource in _decode(_request_decoder, body).resource_metrics
+        len(points.data_points)
+        for resource in _bounded(_decode(body).resource_metrics)
         for scope in resource.scope_metrics
-        for metric in scope.metrics
-        for kind in _METRIC_KINDS
-        if kind in metric
+        for one in scope.metrics
+        for points in (one.gauge, one.sum, one.histogram, one.exponential_histogram, one.summary)
+        if points is not None
     )
 
 
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def _decode(body: bytes) -> _Request:
     if body.count(b"{") > MAX_OBJECTS:
         raise TooLarge(f"request holds more than {MAX_OBJECTS} JSON objects", remedy="export smaller batches")
     try:
-        return decoder.decode(body)
+        return _request_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not OTLP/JSON: {error}") from error
+
+
+def _bounded(resources: Sequence[_ResourceSpans]) -> Sequence[_ResourceSpans]:
+    """The same, where they and their scopes are no more than so many spans could be."""
+    if len(resources) > MAX_SPANS:
+        raise TooLarge(f"request carries more than {MAX_SPANS} resources", remedy="export smaller batches")
+    scopes = sum(len(one.scope_spans) + len(one.scope_logs) + len(one.scope_metrics) for one in resources)
+    if scopes > MAX_SPANS:
+        raise TooLarge(f"request carries more than {MAX_SPANS} scopes", remedy="export smaller batches")
+    return resources
 
 
 def _add(span: _Span, wanted: Wanted, columns: SpanColumns) -> None:
