@@ -21,7 +21,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from tocsin.model.baseline import DistributedBaseline
@@ -60,6 +60,26 @@ class Session(Protocol):
         ...
 
 
+def check_cluster(agents: Any, level: Any) -> None:
+    """Raise InputError unless `agents` are 1 to 100,000 different names and `level` is a level of the tree."""
+    from tocsin.errors import InputError
+
+    if isinstance(agents, (str, bytes)) or not isinstance(agents, Sequence):
+        raise InputError(f"agent_cluster is of type {type(agents).__name__}", remedy="give a list of agent ids")
+    names = cast("Sequence[Any]", agents)
+    if not 1 <= len(names) <= MAX_CLUSTER:
+        raise InputError(f"agent_cluster has {len(names)} names", remedy=f"give 1 to {MAX_CLUSTER} agent ids")
+    if not all(isinstance(name, str) for name in names):
+        raise InputError("agent_cluster holds something that is not text", remedy="give agent ids as text")
+    if len(set(names)) != len(names):
+        raise InputError("agent_cluster names an agent twice", remedy="give each agent id once")
+    if not isinstance(level, int) or isinstance(level, bool) or level not in (0, 1, 2, 3):
+        raise InputError(
+            f"aggregation_level {level!r:.40} is not a level of the tree",
+            remedy="use 0 (agents), 1 (regions), 2 (zones) or 3 (global)",
+        )
+
+
 class DistributedBehavioralAnalysis:
     """Three questions over a `Session`. Names and signatures are a fixed interface."""
 
@@ -80,19 +100,7 @@ class DistributedBehavioralAnalysis:
             InputError: the cluster is empty, has duplicates, or the level is not 0..3.
             UnknownAgent: an agent has never been observed.
         """
-        from tocsin.errors import InputError
-
-        if not agent_cluster or len(agent_cluster) > MAX_CLUSTER:
-            raise InputError(
-                f"agent_cluster has {len(agent_cluster)} names", remedy=f"give 1 to {MAX_CLUSTER} agent ids"
-            )
-        if len(set(agent_cluster)) != len(agent_cluster):
-            raise InputError("agent_cluster names an agent twice", remedy="give each agent id once")
-        if aggregation_level not in (0, 1, 2, 3):
-            raise InputError(
-                f"aggregation_level {aggregation_level!r} is not a level of the tree",
-                remedy="use 0 (agents), 1 (regions), 2 (zones) or 3 (global)",
-            )
+        check_cluster(agent_cluster, aggregation_level)
         return self.session.establish(agent_cluster, aggregation_level)
 
     def detect_behavioral_deviation_distributed(
@@ -113,6 +121,12 @@ class DistributedBehavioralAnalysis:
             InputError: the behaviour does not fit.
             QuorumUnavailable: consensus was required and not reached; carries the local evidence.
         """
+        from tocsin.errors import InputError
+
+        if type(consensus_required) is not bool:
+            raise InputError(
+                f"consensus_required is of type {type(consensus_required).__name__}", remedy="give True or False"
+            )
         return self.session.assess(agent_id, current_behavior, consensus=consensus_required)
 
     def calculate_global_compromise_confidence(self, evidence_from_all_nodes: list[Evidence]) -> float:
@@ -121,6 +135,9 @@ class DistributedBehavioralAnalysis:
         Pure: signatures are verified against the session's roster, what does not verify or repeats is dropped,
         each monitor's belief is capped, the f most extreme on each side are trimmed, the rest is added as exact
         integers, then one logistic. The order of the list cannot matter.
+
+        Raises:
+            InputError: what is given is not a list of `Evidence`.
         """
         from tocsin.detection.fusion import global_compromise_confidence
 

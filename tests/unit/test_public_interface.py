@@ -7,7 +7,7 @@ import random
 import pytest
 
 import tocsin
-from tocsin.model.evidence import CLIP_Q32
+from tocsin.model.evidence import CLIP_Q32, Evidence
 
 TOOLS = ("search", "read", "summarise")
 
@@ -39,13 +39,82 @@ def test_baselines_at_every_level_count_the_same_events():
         (["agent-0", "agent-0"], 1, tocsin.InputError),
         (["agent-0"], 4, tocsin.InputError),
         (["agent-0"], "1", tocsin.InputError),
+        (["agent-0"], True, tocsin.InputError),
+        (["agent-0"], 1.0, tocsin.InputError),
+        (["agent-0"], None, tocsin.InputError),
+        (None, 1, tocsin.InputError),
+        ("a", 1, tocsin.InputError),
+        ([None], 1, tocsin.InputError),
+        ([["agent-0"]], 1, tocsin.InputError),
         (["stranger"], 1, tocsin.UnknownAgent),
     ],
 )
 def test_questions_that_make_no_sense(cluster, level, error):
-    _, analysis, _ = _trained(agents=2)
+    session, analysis, _ = _trained(agents=2, events=2)
     with pytest.raises(error):
         analysis.establish_baseline_distributed(cluster, level)
+    with pytest.raises(error):
+        session.establish(cluster, level)
+
+
+@pytest.mark.parametrize(
+    ("agent", "behaviour", "consensus"),
+    [
+        ("agent-0", None, True),
+        ("agent-0", [], True),
+        ("agent-0", {"x": 10**400}, True),
+        ("agent-0", {"action": "\ud800"}, True),
+        ("agent-0", {}, None),
+        ("agent-0", {}, "yes"),
+        (None, {}, True),
+        (["agent-0"], {}, True),
+    ],
+)
+def test_behaviour_that_makes_no_sense(agent, behaviour, consensus):
+    session, analysis, names = _trained(agents=2, events=2)
+    analysis.establish_baseline_distributed(names, 1)
+    with pytest.raises(tocsin.InputError):
+        analysis.detect_behavioral_deviation_distributed(agent, behaviour, consensus)
+    assert session.observe("agent-0", {"latency_ms": 1}) == 4  # nothing of it was kept
+
+
+@pytest.mark.parametrize("evidence", [None, 7, "x", [None], ["x"], [{}]])
+def test_evidence_that_is_none(evidence):
+    analysis = tocsin.DistributedBehavioralAnalysis(tocsin.local())
+    with pytest.raises(tocsin.InputError):
+        analysis.calculate_global_compromise_confidence(evidence)
+
+
+@pytest.mark.parametrize("change", [{"monitor": "0"}, {"log_bf_q32": None}, {"agent_id": []}, {"attestation": "x"}])
+def test_evidence_with_fields_of_another_type(change):
+    whole = {"monitor": 0, "agent_id": "a", "first_seq": 0, "last_seq": 0, "log_e_q32": 0, "log_bf_q32": 0}
+    analysis = tocsin.DistributedBehavioralAnalysis(tocsin.local())
+    assert analysis.calculate_global_compromise_confidence([Evidence(**whole)]) == 0.0  # not signed
+    with pytest.raises(tocsin.InputError):
+        analysis.calculate_global_compromise_confidence([Evidence(**whole), Evidence(**whole | change)])
+
+
+def test_a_closed_session_answers_no_more():
+    session, analysis, names = _trained(agents=2, events=2)
+    session.close()
+    session.close()
+    for question in (
+        lambda: session.observe("agent-0", {"x": 1}),
+        lambda: analysis.establish_baseline_distributed(names, 1),
+        lambda: analysis.detect_behavioral_deviation_distributed("agent-0", {"x": 1}, True),
+        session.verdicts,
+    ):
+        with pytest.raises(tocsin.InputError, match="closed"):
+            question()
+
+
+def test_a_dictionary_may_be_used_again():
+    session = tocsin.local()
+    event = {"action": "read", "latency_ms": 1}
+    session.observe("a", event)
+    event["action"] = "write"
+    session.observe("a", event)
+    assert session.establish(["a"], 1).actions == {"read": 1, "write": 1}
 
 
 def test_evidence_comes_from_every_monitor_signed_and_agreed():
@@ -109,7 +178,26 @@ def test_an_agent_must_be_known_and_learned():
         session.observe("agent-1", {"latency_ms": float("nan")})
 
 
-@pytest.mark.parametrize("options", [{"monitors": 0}, {"alpha": 0.0}, {"prior": 1.0}, {"monitors": 101}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"monitors": 0},
+        {"monitors": 101},
+        {"monitors": "4"},
+        {"monitors": True},
+        {"monitors": 4.0},
+        {"alpha": 0.0},
+        {"alpha": 1e-9},
+        {"alpha": "0.1"},
+        {"alpha": float("nan")},
+        {"prior": 1.0},
+        {"prior": None},
+        {"seed": 2**70},
+        {"seed": "x"},
+        {"seed": None},
+        {"deliver": 1},
+    ],
+)
 def test_sessions_that_cannot_be(options):
     with pytest.raises(tocsin.InputError):
         tocsin.local(**options)

@@ -49,11 +49,57 @@ def test_columns_follow_the_records():
         ("a", {"y" * 300: 1}, "feature name"),
         ("a", {"kind": ["call"]}, "kind"),
         ("a", {"t": 1e300}, "t"),
+        ("a", {"t_ns": 2**70}, "no key 't_ns'"),
+        ("a", None, "mapping"),
+        ("a", [], "mapping"),
+        (None, {}, "agent_id"),
+        ("a", {7: 1}, "feature name"),
+        ("a", {"cpu": 10**400}, "cpu"),
+        ("a", {"cpu": 10**5000}, "type int"),
+        ("a", {"t": 10**400}, "t must"),
+        ("\ud800", {}, "agent_id"),
+        ("a", {"action": "\ud800"}, "action"),
+        ("a", {"\ud800": 1}, "feature name"),
+        ("a", {"session": "\ud800"}, "session"),
+        ("a", {"group": "\ud800"}, "group"),
+        ("a", {"context": "\ud800"}, "context"),
+        ("a", {"session": []}, "session"),
+        ("\N{SNOWMAN}" * 100, {}, "agent_id"),
+        ("a", {"\N{SNOWMAN}" * 50: 1}, "feature name"),
     ],
 )
 def test_what_does_not_fit_is_named(agent, record, says):
     with pytest.raises(InputError, match=says):
         batch_from_records([(agent, record)], offset=0, phases=[0])
+
+
+def test_values_beyond_any_measurement_saturate():
+    batch = batch_from_records([("a", {"x": 1e308, "y": -(10**300)})], offset=0, phases=[0])
+    assert batch.values.tolist() == [[1e50, -1e50]]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=3), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+KEYS = st.sampled_from(["action", "effect", "kind", "session", "t", "group", "context", "cpu"]) | st.text(
+    st.characters()
+)
+
+
+@given(ANYTHING, st.dictionaries(KEYS, ANYTHING, max_size=4) | ANYTHING)
+def test_anything_is_columns_or_an_input_error(agent, record):
+    try:
+        batch = batch_from_records([(agent, record)], offset=0, phases=[0])
+    except InputError:
+        return
+    assert len(batch) == 1
+    assert len(agent.encode()) <= 256
+    for text in (*batch.agents, *batch.actions, *batch.groups, *batch.contexts, *batch.feature_names):
+        text.encode()
 
 
 @given(st.text())

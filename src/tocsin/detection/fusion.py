@@ -14,11 +14,11 @@ Every replica folds the same batches, so every replica gets the same entries and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from tocsin.errors import VerificationError, WireError
+from tocsin.errors import InputError, VerificationError, WireError
 from tocsin.model.evidence import Q32, Evidence, EvidenceBatch
 from tocsin.model.posterior import FoldResult, Inclusion, Preview
 from tocsin.model.verdict import PosteriorEntry, Roster
@@ -235,7 +235,10 @@ def confidence_report(evidence: Sequence[Evidence], roster: Roster | None = None
     With a roster, every item's attestation must hold, and monitors that said nothing count as neutral. Without one, the
     monitors that occur are all there are and nothing is verified. Over several agents the result is the probability
     that at least one is compromised, *assuming they are independent*. Does not depend on the order of `evidence`.
+
+    Raises InputError for anything that is not a collection of `Evidence`.
     """
+    _demand_evidence(evidence)
     dropped: Counter[str] = Counter()
     kept: dict[tuple[int, str, int, int], Evidence] = {}
     for item in sorted(evidence, key=lambda item: (item.log_bf_q32, item.log_e_q32)):
@@ -258,6 +261,20 @@ def confidence_report(evidence: Sequence[Evidence], roster: Roster | None = None
         sums = [clip_q32(total[monitor]) for monitor in monitors]
         none_compromised *= logistic(-(prior_q32 + trimmed_mean(sums, f)))
     return ConfidenceReport(1.0 - none_compromised, len(kept), dict(dropped))
+
+
+def _demand_evidence(given: Any) -> None:
+    if not isinstance(given, Collection):
+        raise InputError(f"evidence is of type {type(given).__name__}", remedy="give a list of Evidence")
+    for item in cast("Collection[Any]", given):
+        if not isinstance(item, Evidence):
+            raise InputError(f"among the evidence is a {type(item).__name__}", remedy="give a list of Evidence")
+        numbers = (item.monitor, item.first_seq, item.last_seq, item.log_e_q32, item.log_bf_q32)
+        if {type(number) for number in numbers} != {int} or (type(item.agent_id), type(item.attestation)) != (
+            str,
+            bytes,
+        ):
+            raise InputError("an Evidence has fields of the wrong type", remedy="give Evidence as monitors state it")
 
 
 def _why_not(item: Evidence, roster: Roster | None) -> str | None:

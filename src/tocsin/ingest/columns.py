@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tocsin.errors import InputError
+from tocsin.wire.records import MAX_MEASUREMENT
 
 MAX_TEXT_BYTES = 200  # of UTF-8; a longer text keeps its beginning and a hash that tells it from others
 HASH_CHARS = 16
 MAX_EXACT_FLOAT = 2**53  # whole numbers from here on are not all representable
-MAX_MEASUREMENT = 1e100  # beyond it squares and their sums would overflow; nothing that is measured comes near
 MAX_SECONDS = 9e9  # the year 2255; nanoseconds still fit 64 bits
 NS_PER_SECOND = 1_000_000_000
 # Unix time by magnitude: (smallest, largest value from 1973 to 2255, nanoseconds in one, name)
@@ -66,7 +66,7 @@ def numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 
 def measurements(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """A column of measurements: NaN where missing or infinite, clipped to what can be squared and added."""
+    """A column of measurements: NaN where missing or infinite, clipped where powers would overflow."""
     found = numbers(table, name)
     return np.where(np.isfinite(found), np.clip(found, -MAX_MEASUREMENT, MAX_MEASUREMENT), np.nan)
 

@@ -6,8 +6,9 @@ Time is virtual: every call runs the monitors until they have agreed, and return
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from tocsin.analysis import check_cluster
 from tocsin.errors import InputError, QuorumUnavailable, UnknownAgent
 from tocsin.model.baseline import DistributedBaseline
 from tocsin.model.events import Phase
@@ -21,6 +22,7 @@ from tocsin.trust.keyring import deterministic_signers
 from tocsin.wire.records import batch_from_records
 
 BUFFER_ROWS = 4096
+MAX_LOCAL_MONITORS = 100
 SETTLE_NS = 30_000_000_000  # virtual: how long monitors may take to agree
 
 
@@ -33,6 +35,7 @@ class LocalSession:
         self._rows: list[tuple[str, Mapping[str, Any]]] = []
         self._offset = 0
         self._sealed: set[str] = set()
+        self._closed = False
 
     @property
     def roster(self) -> Roster:
@@ -41,15 +44,18 @@ class LocalSession:
     def observe(self, agent_id: str, behavior: Mapping[str, Any]) -> int:
         """Record one event; see `tocsin.wire.records` for the keys. Rows of sealed agents are judged.
 
-        Raises InputError at once where the event does not fit.
+        Raises InputError at once where the event does not fit, or the session is closed.
         """
+        self._demand_open()
         batch_from_records([(agent_id, behavior)], offset=0, phases=[0])  # refuse bad input now, not at the next flush
-        self._rows.append((agent_id, behavior))
+        self._rows.append((agent_id, dict(behavior)))  # a copy: the caller may use its dictionary again
         if len(self._rows) >= BUFFER_ROWS:
             self._flush()
         return self._offset + len(self._rows) - 1
 
     def establish(self, agents: Sequence[str], level: int) -> DistributedBaseline:
+        self._demand_open()
+        check_cluster(agents, level)
         self._flush()
         baseline = self._engine.establish(agents, level)
         self._sealed.update(agents)
@@ -57,6 +63,9 @@ class LocalSession:
         return baseline
 
     def assess(self, agent_id: str, behavior: Mapping[str, Any], *, consensus: bool) -> list[Evidence]:
+        self._demand_open()
+        if not isinstance(cast(object, agent_id), str):
+            raise InputError(f"agent_id is of type {type(agent_id).__name__}", remedy="give the agent's name as text")
         self._flush()
         if agent_id not in self._engine.witness.index:
             raise UnknownAgent(
@@ -69,7 +78,7 @@ class LocalSession:
             )
         batch_from_records([(agent_id, behavior)], offset=0, phases=[0])
         before = self._engine.chain_lengths()
-        self._rows.append((agent_id, behavior))
+        self._rows.append((agent_id, dict(behavior)))
         self._flush()
         self._engine.feed([Flush(self._offset)])
         self._engine.cluster.settle(SETTLE_NS)
@@ -84,12 +93,18 @@ class LocalSession:
         return stated
 
     def verdicts(self) -> list[Verdict]:
+        self._demand_open()
         self._flush()
         self._engine.cluster.settle(SETTLE_NS)
         return sorted(self._engine.verdicts.values(), key=lambda verdict: (verdict.epoch, verdict.verdict_id))
 
     def close(self) -> None:
-        """Nothing is held outside this process's memory."""
+        """Nothing is held outside this process's memory, but a closed session answers no more."""
+        self._closed = True
+
+    def _demand_open(self) -> None:
+        if self._closed:
+            raise InputError("the session is closed", remedy="start another with tocsin.local()")
 
     def _flush(self) -> None:
         rows, self._rows = self._rows, []
@@ -117,11 +132,7 @@ def local(
     Raises:
         InputError: an argument is out of range.
     """
-    if not 1 <= monitors <= 100 or not 0 < alpha < 1 or not 0 < prior < 1:
-        raise InputError(
-            f"cannot start {monitors} monitors at alpha={alpha}, prior={prior}",
-            remedy="use 1 to 100 monitors; alpha and prior strictly between 0 and 1",
-        )
+    _check_options(monitors, alpha, prior, seed, deliver)
     signers = deterministic_signers(seed.to_bytes(8, "big", signed=True), monitors)
     roster = Roster(
         net="local",
@@ -133,3 +144,19 @@ def local(
     engine = Engine(roster, signers, clock, bus=MemoryBus(monitors, deliver))
     engine.start()
     return LocalSession(engine, clock)
+
+
+def _check_options(monitors: Any, alpha: Any, prior: Any, seed: Any, deliver: Any) -> None:
+    if type(monitors) is not int or not 1 <= monitors <= MAX_LOCAL_MONITORS:
+        raise InputError(
+            f"cannot start {monitors!r:.40} monitors", remedy=f"use a whole number from 1 to {MAX_LOCAL_MONITORS}"
+        )
+    for name, share in (("alpha", alpha), ("prior", prior)):
+        if not isinstance(share, float) or not 1e-6 <= share <= 1 - 1e-6:
+            raise InputError(
+                f"{name}={share!r:.40} is out of range", remedy="use a number between 0.000001 and 0.999999"
+            )
+    if type(seed) is not int or not -(2**63) <= seed < 2**63:
+        raise InputError("the seed does not fit", remedy="use a whole number of at most 64 bits")
+    if deliver is not None and not callable(deliver):
+        raise InputError("deliver cannot be called", remedy="give a function of (source, destination, body)")
