@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from running import Up, run
+from running import Up, command, environment, run
 
 
 def _refused(result, code, *says):
@@ -74,6 +77,86 @@ def test_a_mapping_with_an_unknown_column_names_the_nearest(tmp_path):
 def test_predictions_that_cannot_be_written(tmp_path):
     (tmp_path / "t.csv").write_text("agent_id,seq,cpu\na,0,1\na,1,2\n")
     _refused(run("replay", tmp_path / "t.csv", "--predictions", tmp_path / "no" / "where.csv"), 2, "cannot write")
+
+
+@pytest.fixture
+def events(tmp_path):
+    (tmp_path / "t.csv").write_text("agent_id,seq,cpu\na,0,1\na,1,2\n")
+    return tmp_path / "t.csv"
+
+
+def test_predictions_over_a_directory_are_refused_before_the_table_is_read(tmp_path):
+    (tmp_path / "out").mkdir()
+    _refused(run("replay", tmp_path / "absent.csv", "--predictions", tmp_path / "out"), 2, "is a directory")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_predictions_to_a_full_device_leave_the_device_alone(events):
+    _refused(run("replay", events, "--predictions", _device(events, "full", 7)), 1, "No space left")
+    assert run("replay", events, "--predictions", _device(events, "null", 3)).returncode == 0
+    for name in ("full", "null"):
+        assert (events.parent / name).is_char_device()
+        assert not (events.parent / f"{name}.part").exists()
+
+
+def _device(events, name, minor):
+    """A device node of our own where that is allowed, else a link to the machine's."""
+    node = events.parent / name
+    try:
+        os.mknod(node, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        node.open("w").close()
+    except OSError:
+        node.unlink(missing_ok=True)
+        node.symlink_to(f"/dev/{name}")
+    return node
+
+
+def test_predictions_through_a_link_keep_the_link(events):
+    (events.parent / "kept.csv").write_text("old")
+    (events.parent / "link.csv").symlink_to(events.parent / "kept.csv")
+    assert run("replay", events, "--predictions", events.parent / "link.csv").returncode == 0
+    assert (events.parent / "link.csv").is_symlink()
+    assert (events.parent / "kept.csv").read_text().startswith("agent_id,seq,score,alarm\na,0,")
+
+
+def test_predictions_to_standard_output(events):
+    (events.parent / "out").symlink_to("/dev/stdout")
+    result = run("replay", events, "--predictions", events.parent / "out")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("agent_id,seq,score,alarm\na,0,")
+    assert (events.parent / "out").is_symlink()
+
+
+def test_predictions_to_standard_output_that_is_a_file(events):
+    with (events.parent / "all.txt").open("w") as out:
+        arguments = command("replay", events, "--predictions", "/dev/stdout")
+        subprocess.run(arguments, check=True, stdout=out, stderr=subprocess.DEVNULL, timeout=120, env=environment())
+    lines = (events.parent / "all.txt").read_text().splitlines()
+    assert lines[0] == "agent_id,seq,score,alarm"
+    assert lines[3].startswith("2 events of 1 agents")
+
+
+def test_one_set_of_keys_certifies_one_history(tmp_path, events):
+    kept = tmp_path / "kept"
+    assert run("replay", events, "--data", kept).returncode == 0
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    events.write_text("agent_id,seq,cpu\nb,0,1\nb,1,2\n")
+    _refused(run("replay", events, "--data", kept), 2, "not empty", "new or empty")
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+
+
+def test_a_table_that_does_not_fit_leaves_no_directory(tmp_path):
+    (tmp_path / "t.csv").write_text("who\na\n")
+    _refused(run("replay", tmp_path / "t.csv", "--data", tmp_path / "kept"), 2, "agent_id")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_recognised_unit_is_said_and_huge_values_pass_quietly(tmp_path):
+    lines = [f"{agent},{1_700_000_000_000 + i},{'-' * (i % 2)}1e308" for i in range(40) for agent in "ab"]
+    (tmp_path / "t.csv").write_text("\n".join(["agent_id,time,cpu", *lines]) + "\n")
+    result = run("replay", tmp_path / "t.csv")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines() == ["time is taken as milliseconds since 1970"]
 
 
 def test_certificates_that_are_none(tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 import secrets
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tocsin.cli.out import bold, note, percent, safe, say, say_json
 
@@ -43,6 +44,10 @@ def run_replay(
     from tocsin.trust.keyring import deterministic_signers, roster_of
 
     started = time.monotonic()
+    if predictions:
+        _demand_writable(predictions)
+    if data:
+        _demand_new(data)
     table = decode_table(load_table(file), mapping, BASELINE_SHARE, str(file))
     for line in table.notes:
         note(safe(line))
@@ -52,6 +57,7 @@ def run_replay(
             signers = deterministic_signers(secrets.token_bytes(32), monitors)
             roster = roster_of("replay", signers, alpha_ppm=alpha_ppm)
         else:
+            _demand_new(data)  # again: reading a large table takes long enough for another replay to finish here
             directory = open_datadir(data, monitors=monitors, alpha_ppm=alpha_ppm, prior_ppm=10_000)
             stack.callback(directory.close)
             roster, signers = directory.roster, directory.signers
@@ -90,32 +96,103 @@ def _keep(engine: Engine, data: Path, result: ReplayResult) -> list[Path]:
     return [certificate_file(data / "certificates", verdict) for verdict in result.verdicts]
 
 
-@contextmanager
-def _predictions(file: Path) -> Generator[Callable[[Predicted], None]]:
-    """A writer of agent_id,seq,score,alarm rows. The file appears under its name only when it is whole."""
+def _demand_new(data: Path) -> None:
+    """Raise InputError unless `data` is absent or empty: its keys must not certify two histories."""
+    from tocsin.errors import InputError, StorageError
+
+    try:
+        used = data.is_dir() and any(data.iterdir())
+    except OSError as error:
+        raise StorageError(f"cannot read {data}: {error.strerror}", remedy="choose another --data directory") from error
+    if used:
+        raise InputError(
+            f"{data} is not empty: its keys would certify a second history beside the first",
+            remedy="give --data a new or empty directory for every replay",
+        )
+
+
+def _demand_writable(file: Path) -> None:
+    """Raise InputError where predictions cannot go, before a long read."""
     from tocsin.errors import InputError
 
-    temporary = file.with_name(file.name + ".part")
+    if file.is_dir():
+        raise InputError(f"cannot write {file}: it is a directory", remedy="name a file for --predictions")
+    if not file.parent.is_dir():
+        raise InputError(f"cannot write {file}: {file.parent} is not a directory", remedy="choose a writable place")
+
+
+@contextmanager
+def _predictions(file: Path) -> Generator[Callable[[Predicted], None]]:
+    """A writer of agent_id,seq,score,alarm rows. A file appears under its name only when it is whole.
+
+    Devices and pipes are written to as they are, and so is standard output under any of its names.
+    """
+    from tocsin.errors import InputError
+
+    straight = file.exists() and (not file.is_file() or _is_standard_output(file))
+    target = file if straight else file.resolve()  # a link keeps pointing where it does
+    temporary = target.with_name(target.name + ".part")
     try:
-        out = temporary.open("w", newline="")
+        if straight and _is_standard_output(file):
+            out = os.fdopen(os.dup(sys.stdout.fileno()), "w", newline="")
+        else:
+            out = (target if straight else temporary).open("w", newline="")
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}", remedy="choose a writable place") from error
-    with out:
-        lines = csv.writer(out, lineterminator="\n")
+    try:
+        with _closing(out, file):
+            yield _writer(out, file)
+        if not straight:
+            temporary.replace(target)
+    except BaseException:
+        if not straight:
+            temporary.unlink()
+        raise
+
+
+def _is_standard_output(file: Path) -> bool:
+    return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+
+
+def _writer(out: TextIO, file: Path) -> Callable[[Predicted], None]:
+    lines = csv.writer(out, lineterminator="\n")
+    with _full(file):
         lines.writerow(("agent_id", "seq", "score", "alarm"))
 
-        def write(rows: Predicted) -> None:
-            codes: list[int] = rows.agent.tolist()
-            agents = [rows.agents[code] for code in codes]
-            scores = [f"{score:.6g}" for score in rows.score.tolist()]
+    def write(rows: Predicted) -> None:
+        codes: list[int] = rows.agent.tolist()
+        agents = [rows.agents[code] for code in codes]
+        scores = [f"{score:.6g}" for score in rows.score.tolist()]
+        with _full(file):
             lines.writerows(zip(agents, rows.seq.tolist(), scores, rows.alarm.astype(int).tolist(), strict=True))
 
-        try:
-            yield write
-        except BaseException:
-            temporary.unlink()
-            raise
-    temporary.replace(file)
+    return write
+
+
+@contextmanager
+def _closing(out: TextIO, file: Path) -> Generator[None]:
+    """Close `out` at the end; what could not be written is an error unless there is one already."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            out.close()
+        raise
+    with _full(file):
+        out.close()
+
+
+@contextmanager
+def _full(file: Path) -> Generator[None]:
+    """A full disk or device is a sentence; a reader who has gone is not an error of the file."""
+    from tocsin.errors import StorageError
+
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error.strerror}", remedy="make room, or write elsewhere") from error
 
 
 def _progress(total: int) -> Callable[[int], None]:
