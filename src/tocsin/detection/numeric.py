@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tocsin.detection.joint import Machine, beliefs, fit_machines
 from tocsin.detection.numeric_fit import OWN_SHAPE_ROWS, SCORES, Shape, fit_shape, normal_score
+from tocsin.detection.warp import Warp, fit_warp
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -37,7 +38,7 @@ CAP = 1e120
 MAX_CELLS = 2_000_000  # agents x features x scopes (128 bytes each); beyond it contexts share one bet
 POWERS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 HELD_OUT_NATS = 2.0  # highest log wealth that held-back baseline may reach
-SHORT_NATS = 5.0  # the same for many short baselines, above the log of their number; half of a short one fits badly
+SHORT_NATS = 0.0  # the same for many short baselines, above the log of their number; half of a short one fits badly
 
 
 class NumericChannel:
@@ -55,6 +56,7 @@ class NumericChannel:
         self._rows: list[tuple[I32, I32, F64]] = []
         self._kept = 0
         self._shape: Shape | None = None
+        self._warp = Warp(())
         self._sealed = 0  # contexts known when baselines were first sealed; later ones have no baseline
         self._split = False  # whether contexts have bets of their own
         self._machines: dict[int, Machine] = {}
@@ -76,6 +78,10 @@ class NumericChannel:
         agent, context, values = agent[known], context[known], values[known]
         cells = agents * values.shape[1] * (1 + len(self._coarse) + contexts)
         self._split = contexts > 1 and cells <= MAX_CELLS
+        rows = np.bincount(agent, minlength=agents)
+        mostly_rich = 2 * int(rows[rows >= OWN_SHAPE_ROWS].sum()) >= agent.shape[0]
+        self._warp = fit_warp(context, values, contexts, mostly_rich=mostly_rich)
+        values = self._warp.apply(values)
         self._shape = fit_shape(agent, context, values, agents, contexts)
         self._shape.temper = self._tempers(agent, context, values, agents, contexts)
         self._machines = fit_machines(agent, values)
@@ -150,7 +156,7 @@ class NumericChannel:
         shape = self._shape
         if shape is None or base.all():
             return
-        values = np.where((code < self._sealed)[:, None], values, np.nan)
+        values = self._warp.apply(np.where((code < self._sealed)[:, None], values, np.nan))
         code = np.minimum(code, self._sealed - 1)
         parents = self._parent[: self._sealed]
         n_coarse, n_fine = (max(parents) + 1, self._sealed) if self._split else (0, 1)
@@ -194,8 +200,8 @@ class NumericChannel:
             scope, bet = np.unravel_index(int(np.argmax(wealth)), wealth.shape)
             nats = math.log(max(float(wealth[scope, bet]), 1e-300))
             side = "above" if BETS[bet] > 0 else "below"
-            usual = float(shape.location[agent_index, :, j].mean())
-            recent = float(self._memory[agent_index, j, 3])
+            usual = self._warp.back(j, float(shape.location[agent_index, :, j].mean()))
+            recent = self._warp.back(j, float(self._memory[agent_index, j, 3]))
             now = f"recently {recent:+.3g} from a baseline of {usual:.3g}"
             found.append((name, nats, f"values {side} the baseline{self._where(int(scope))}; {now}"))
         return found

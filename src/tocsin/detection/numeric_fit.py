@@ -144,11 +144,19 @@ def _scales(a: I32, x: F64, agents: int, spread: float) -> F64:
 def normal_score(z: float, knots: F64, levels: F64) -> float:
     """Normal score of a standardised innovation: interpolated between knots, one score unit per scale beyond them."""
     last = knots.shape[0] - 1
-    if z <= knots[0]:
+    if z < knots[0]:
         return max(float(levels[0] - (knots[0] - z)), -MAX_SCORE)
-    if z >= knots[last]:
+    if z > knots[last]:
         return min(float(levels[last] + (z - knots[last])), MAX_SCORE)
     k = first_at_least(knots, z)
-    low, high = knots[k - 1], knots[k]
-    share = (z - low) / (high - low) if high > low else 0.5
+    if knots[k] == z:
+        # A value that many baseline rows share spans several levels; the least remarkable of them is its score, so
+        # that a constant scores nothing however often it is seen.
+        end = k
+        while end < last and knots[end + 1] == z:
+            end += 1
+        if levels[k] >= 0.0:
+            return float(levels[k])
+        return min(float(levels[end]), 0.0)
+    share = (z - knots[k - 1]) / (knots[k] - knots[k - 1])
     return levels[k - 1] + share * (levels[k] - levels[k - 1])
