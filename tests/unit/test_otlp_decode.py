@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tocsin.errors import TooLarge, WireError
 from tocsin.wire import otlp, otlp_json
-from tocsin.wire.otlp import MAX_ATTRIBUTE_CHARS, MAX_ATTRIBUTES, MAX_SPANS, SpanColumns, Wanted
+from tocsin.wire.otlp import MAX_ATTRIBUTE_CHARS, MAX_ATTRIBUTES, MAX_ITEMS, MAX_SPANS, SpanColumns, Wanted
 from tocsin.wire.otlp_scan import MAX_FIELDS, MAX_INNER_FACTOR
 
 WANTED = Wanted((("agent", "agent.old", "agent.older"), ("raw",), ("tokens",)), "metric.")
@@ -163,6 +163,14 @@ def test_a_value_nested_too_deep_is_cut() -> None:
     for _ in range(20):
         value = {"arrayValue": {"values": [value]}}
     assert both(span({"raw": value})).cut == {"attribute_kind": 1}
+
+
+def test_items_of_lists_are_bounded_in_each_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp, "MAX_ITEMS_TOGETHER", MAX_ITEMS + 3)
+    long, short = ({"arrayValue": {"values": [{"intValue": "1"}] * size}} for size in (MAX_ITEMS + 1, 2))
+    columns = both(span({"raw": long}), span({"raw": short}), span({"raw": short}), span({"raw": short}))
+    assert [len(one["raw"]) for one in columns.attributes] == [MAX_ITEMS, 2, 1, 0]
+    assert columns.cut == {"attribute_items": 3}
 
 
 def test_too_many_spans_are_refused_before_they_are_parsed() -> None:

@@ -22,6 +22,7 @@ MAX_SPANS = 100_000  # per request; as many resources, scopes, log records or me
 MAX_ATTRIBUTES = 1_024  # per span or resource; more are left unread
 MAX_ATTRIBUTE_CHARS = 65_536  # of one string; the rest is cut off
 MAX_ITEMS = 4_096  # of one list or map value
+MAX_ITEMS_TOGETHER = 500_000  # of all list and map values that are read; later ones are left unread
 MAX_DEPTH = 16  # of lists and maps within a value
 MAX_INT64 = (1 << 63) - 1
 MAX_TIME_NS = MAX_INT64
@@ -66,6 +67,7 @@ class SpanColumns:
     resource: list[int] = field(default_factory=list[int])  # index into resources
     resources: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     refused: dict[str, int] = field(default_factory=dict[str, int])  # spans
+    items: int = 0  # of list and map values
     cut: dict[str, int] = field(default_factory=dict[str, int])  # attribute values shortened or left unread
 
     def __len__(self) -> int:
@@ -76,6 +78,14 @@ class SpanColumns:
 
     def shorten(self, reason: str) -> None:
         self.cut[reason] = self.cut.get(reason, 0) + 1
+
+    def readable(self, items: int) -> int:
+        """How many of a value's `items` may be read, which count as read; the rest is counted as cut."""
+        allowed = min(items, MAX_ITEMS, MAX_ITEMS_TOGETHER - self.items)
+        self.items += allowed
+        if allowed < items:
+            self.shorten("attribute_items")
+        return allowed
 
     def add(
         self,
@@ -210,9 +220,7 @@ def _plain(value: Any, columns: SpanColumns, depth: int) -> Any:
         columns.shorten("attribute_kind")
         return None
     items = getattr(value, kind).values
-    if len(items) > MAX_ITEMS:
-        columns.shorten("attribute_items")
-        items = items[:MAX_ITEMS]
+    items = items[: columns.readable(len(items))]
     if kind == "array_value":
         return [_plain(item, columns, depth + 1) for item in items]
     return {item.key: _plain(item.value, columns, depth + 1) for item in items}

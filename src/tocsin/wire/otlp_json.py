@@ -17,7 +17,6 @@ from tocsin.wire.otlp import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_INT64,
-    MAX_ITEMS,
     MAX_SPANS,
     STATUS_ERROR,
     SpanColumns,
@@ -219,11 +218,10 @@ def _plain(value: _Value, columns: SpanColumns, depth: int) -> Any:
         if holder is not None or value.bytes_value is not None:
             columns.shorten("attribute_kind")
         return None
-    if len(holder.values) > MAX_ITEMS:
-        columns.shorten("attribute_items")
+    items = columns.readable(len(holder.values))
     if isinstance(holder, _Array):
-        return [_plain(item, columns, depth + 1) for item in holder.values[:MAX_ITEMS]]
-    pairs = holder.values[:MAX_ITEMS]
+        return [_plain(item, columns, depth + 1) for item in holder.values[:items]]
+    pairs = holder.values[:items]
     return {pair.key: _plain(pair.value or _Value(), columns, depth + 1) for pair in pairs}
 
 
