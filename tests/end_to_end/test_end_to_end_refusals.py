@@ -91,6 +91,10 @@ def test_predictions_over_a_directory_are_refused_before_the_table_is_read(tmp_p
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
+def test_predictions_under_a_name_that_is_too_long(events):
+    _refused(run("replay", events, "--predictions", events.parent / ("x" * 300)), 2, "cannot write")
+
+
 def test_predictions_to_a_full_device_leave_the_device_alone(events):
     _refused(run("replay", events, "--predictions", _device(events, "full", 7)), 1, "No space left")
     assert run("replay", events, "--predictions", _device(events, "null", 3)).returncode == 0
@@ -119,17 +123,23 @@ def test_predictions_through_a_link_keep_the_link(events):
     assert (events.parent / "kept.csv").read_text().startswith("agent_id,seq,score,alarm\na,0,")
 
 
-def test_predictions_to_standard_output(events):
-    (events.parent / "out").symlink_to("/dev/stdout")
-    result = run("replay", events, "--predictions", events.parent / "out")
+@pytest.fixture
+def standard_output(tmp_path):
+    """Standard output by a name of our own: were it replaced, the machine's would be whole."""
+    (tmp_path / "out").symlink_to("/proc/self/fd/1")
+    return tmp_path / "out"
+
+
+def test_predictions_to_standard_output(events, standard_output):
+    result = run("replay", events, "--predictions", standard_output)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("agent_id,seq,score,alarm\na,0,")
-    assert (events.parent / "out").is_symlink()
+    assert standard_output.is_symlink()
 
 
-def test_predictions_to_standard_output_that_is_a_file(events):
+def test_predictions_to_standard_output_that_is_a_file(events, standard_output):
     with (events.parent / "all.txt").open("w") as out:
-        arguments = command("replay", events, "--predictions", "/dev/stdout")
+        arguments = command("replay", events, "--predictions", standard_output)
         subprocess.run(arguments, check=True, stdout=out, stderr=subprocess.DEVNULL, timeout=120, env=environment())
     lines = (events.parent / "all.txt").read_text().splitlines()
     assert lines[0] == "agent_id,seq,score,alarm"

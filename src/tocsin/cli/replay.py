@@ -115,9 +115,13 @@ def _demand_writable(file: Path) -> None:
     """Raise InputError where predictions cannot go, before a long read."""
     from tocsin.errors import InputError
 
-    if file.is_dir():
+    try:
+        directory, beside = file.is_dir(), file.parent.is_dir()
+    except OSError as error:
+        raise InputError(f"cannot write {file}: {error.strerror}", remedy="choose a writable place") from error
+    if directory:
         raise InputError(f"cannot write {file}: it is a directory", remedy="name a file for --predictions")
-    if not file.parent.is_dir():
+    if not beside:
         raise InputError(f"cannot write {file}: {file.parent} is not a directory", remedy="choose a writable place")
 
 
@@ -129,14 +133,15 @@ def _predictions(file: Path) -> Generator[Callable[[Predicted], None]]:
     """
     from tocsin.errors import InputError
 
-    straight = file.exists() and (not file.is_file() or _is_standard_output(file))
-    target = file if straight else file.resolve()  # a link keeps pointing where it does
+    shared = _is_standard_output(file)
+    straight = shared or (file.exists() and not file.is_file())
+    target = Path(os.path.realpath(file))  # a link keeps pointing where it does
     temporary = target.with_name(target.name + ".part")
     try:
-        if straight and _is_standard_output(file):
+        if shared:
             out = os.fdopen(os.dup(sys.stdout.fileno()), "w", newline="")
         else:
-            out = (target if straight else temporary).open("w", newline="")
+            out = (file if straight else temporary).open("w", newline="")
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror}", remedy="choose a writable place") from error
     try:
@@ -151,7 +156,10 @@ def _predictions(file: Path) -> Generator[Callable[[Predicted], None]]:
 
 
 def _is_standard_output(file: Path) -> bool:
-    return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+    try:
+        return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # no such file yet, or a standard output that is no file
+        return False
 
 
 def _writer(out: TextIO, file: Path) -> Callable[[Predicted], None]:
