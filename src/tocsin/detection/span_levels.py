@@ -36,6 +36,8 @@ SPREAD = 1.3  # variance allowed to a score: neighbouring sessions are alike
 COMMON = 0.1  # nats: a smaller shift of the fleet's median may be the compromised agents' own doing
 RECENT = 0.25  # weight of the newest session in what is called now
 MIN_FLEET = 20  # agents from which a common shift is subtracted
+LEAST_SPREAD = 0.01  # nats between the tenth and the last tenth of baseline sessions
+MOST_TIES = 0.2  # share of baseline sessions with one and the same score
 CAP = 1e120
 
 
@@ -81,6 +83,7 @@ class SpanChannel:
         self._levels = fit_levels(
             tasks, agent, session, task[session], calls.tool.astype(np.int64) + 1, values, tools + 1
         )
+        _mute(self._levels)
         have = self._common.shape[0]
         self._common = np.concatenate((self._common, np.zeros((max(tools + 1 - have, 0), len(MEASURES)))))
 
@@ -126,6 +129,18 @@ class SpanChannel:
             ("_now", np.zeros((extra, len(MEASURES)))),
         ):
             setattr(self, name, np.concatenate((getattr(self, name), fresh)))
+
+
+def _mute(levels: Levels) -> None:
+    """A measure that hardly varies from session to session has no ranks to speak of: it is not judged."""
+    for j in range(len(MEASURES)):
+        scores = np.round(levels.scores[j, : levels.count[j]], 6)
+        if scores.shape[0] == 0:
+            continue
+        low, high = np.quantile(scores, [0.1, 0.9])
+        _, ties = np.unique(scores, return_counts=True)
+        if high - low < LEAST_SPREAD or int(ties.max()) > MOST_TIES * scores.shape[0]:
+            levels.count[j] = 0
 
 
 @njit(cache=True, nogil=True)

@@ -69,7 +69,8 @@ def fit_warp(context: I32, values: F64, contexts: int, *, mostly_rich: bool) -> 
 
 def _scale(context: I32, column: F64, contexts: int) -> Scale | None:
     good = np.isfinite(column)
-    c, x = context[good], column[good]
+    c: I32 = context[good]
+    x: F64 = column[good]
     if x.shape[0] == 0:
         return MUTE
     count = np.maximum(np.bincount(c, minlength=contexts), 1)
@@ -78,11 +79,11 @@ def _scale(context: I32, column: F64, contexts: int) -> Scale | None:
     found, ties = np.unique(x, return_counts=True)
     if int(ties.max()) > ALMOST_CONSTANT * x.shape[0]:
         return MUTE
-    if spread <= 0.0 or float(np.mean((residual / np.sqrt(spread)) ** 4)) <= HEAVY_KURTOSIS:
+    if float(np.mean(residual**4)) <= HEAVY_KURTOSIS * spread**2:
         return None
     below = np.cumsum(ties) - ties
     scores = normal_quantile((below + 0.5 * ties) / x.shape[0])
     if found.shape[0] > KNOTS:
-        keep = np.arange(KNOTS) * (found.shape[0] - 1) // (KNOTS - 1)
+        keep = np.arange(KNOTS) * (int(found.shape[0]) - 1) // (KNOTS - 1)
         found, scores = found[keep], scores[keep]
-    return Scale(found, scores)
+    return Scale(np.asarray(found, np.float64), scores)
