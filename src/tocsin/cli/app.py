@@ -86,7 +86,7 @@ def demo(
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Where the demo keeps its data.")] = Path(
         "tocsin-demo"
     ),
-    agents: Annotated[int, typer.Option(help="Size of the fleet.", min=20, max=600)] = 150,
+    agents: Annotated[int, typer.Option(help="Size of the fleet.", min=20, max=600)] = 600,
     seed: Annotated[int, typer.Option(help="Which fleet: equal seeds give equal fleets.")] = 0,
     archive: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The AgentDojo archive, if you have it already.", exists=True)
@@ -96,8 +96,9 @@ def demo(
 ) -> None:
     """Start tocsin, send it a fleet in which some agents get hijacked, let one monitor lie, and see who is believed.
 
-    The default fleet is made of published traces of real language models under real prompt injections. Takes two to
-    three minutes; needs the network once, for 20 MB.
+    The default fleet is made of published traces of real language models under real prompt injections. Takes about a
+    minute the first time (kernels are compiled), then half; needs the network once, for 20 MB. Epochs and delays vary
+    from run to run: the monitors agree in real time.
     """
     from tocsin.cli.demo import run_demo_command
 
@@ -142,7 +143,11 @@ def agents(
     limit: Annotated[int, typer.Option(help="How many, most suspicious first.", min=1)] = 20,
     as_json: Json = False,
 ) -> None:
-    """List the observed agents, the most suspicious first, with what the monitors agreed about each."""
+    """List the observed agents, the most suspicious first, with what the monitors agreed about each.
+
+    `belief` is the probability, now, that the agent is compromised; `log e` is the evidence that alarms are decided by,
+    over the whole fleet. Agents that are still being learned show the prior.
+    """
     from tocsin.cli.look import run_agents
 
     run_agents(data, url, token, limit=limit, as_json=as_json)

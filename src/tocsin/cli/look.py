@@ -86,7 +86,7 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
         ]
         for row in rows
     ]
-    say(table(lines, ["agent", "region", " events", " confidence", "  log e", "certified verdict"]))
+    say(table(lines, ["agent", "region", " events", "     belief", "  log e", "certified verdict"]))
     say()
     # Names are hostile: what is meant to be pasted into a shell must not run anything there.
     chosen = shlex.quote(rows[0]["agent_id"])
@@ -127,6 +127,8 @@ def _region(told: dict[str, Any]) -> str:
         f"{safe(f['name'], 40)} {f['mean']:.4g} ± {f['std']:.3g} (5-95 %: {f['p05']:.4g} to {f['p95']:.4g})"
         for f in shown
     ]
+    if not peers["agents"]:
+        return f"its region {peers['region']}: nothing learned yet"
     start = f"its region {peers['region']}: {peers['agents']} agents, {peers['samples']:,} events learned"
     return "; ".join([start, *parts])
 
@@ -134,8 +136,10 @@ def _region(told: dict[str, Any]) -> str:
 def _print_explanation(agent: str, told: dict[str, Any]) -> None:
     agreed = told["agreed"]
     standing = "certified as compromised" if agreed and agreed["flagged"] else "not flagged"
-    say(bold(f"{safe(agent)}: {standing}; confidence {percent(told['agreed_confidence'])}"))
+    say(bold(f"{safe(agent)}: {standing}; belief {percent(told['agreed_confidence'])}"))
     say(safe(told["why"], 600))
+    if agreed and agreed["flagged"] and told["agreed_confidence"] < 0.5:
+        say("It is certified because its evidence passed the fleet's alarm level; the belief is about now alone.")
     say()
     if told["reasons"]:
         rows = [[safe(r["feature"], 48), f"{r['nats']:+8.2f}", safe(r["detail"], 90)] for r in told["reasons"]]

@@ -265,7 +265,7 @@ def _report(
     )
     for verdict in flagged[:SHOWN]:
         why = ", ".join(safe(feature, 40) for feature, nats in verdict.reasons[:2] if nats > 0)
-        say(f"  {safe(verdict.agent_id, 60):<32} confidence {percent(verdict.confidence):>9}   {why}")
+        say(f"  {safe(verdict.agent_id, 60):<32} belief {percent(verdict.confidence):>9}   {why}")
     if predictions:
         say(f"predictions: {predictions}")
     if data and certificates:

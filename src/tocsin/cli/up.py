@@ -70,6 +70,6 @@ class Announcer:
             signers = ", ".join(map(str, sorted(verdict.certificate.signatures)))
             say(
                 f"verdict: {safe(verdict.agent_id)} {verdict.decision} "
-                f"(confidence {percent(verdict.confidence)}, epoch {verdict.epoch}, signed by monitors {signers})"
+                f"(belief {percent(verdict.confidence)}, epoch {verdict.epoch}, signed by monitors {signers})"
             )
             sys.stdout.flush()

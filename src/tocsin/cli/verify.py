@@ -55,7 +55,7 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
     level = f"{verdict.entry.alpha_ppm / 1e4:g} % over {verdict.entry.fleet_size} agents"
     say(
         bold(f"valid: agent {safe(verdict.agent_id)} is {verdict.decision}")
-        + f" (confidence {percent(verdict.confidence)})"
+        + f" (belief {percent(verdict.confidence)})"
     )
     say(f"  signed by monitors {', '.join(map(str, signers))} of {trusted.n}; {trusted.quorum} were needed")
     say(f"  epoch {verdict.epoch} of {safe(trusted.net)}; level {level}")

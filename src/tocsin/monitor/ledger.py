@@ -15,7 +15,7 @@ F64 = NDArray[np.float64]
 
 RISE_NATS = 0.5  # unstated belief against the agent that is stated at once
 FALL_NATS = -4.0  # unstated belief in the agent's favour that is stated: reassurance can wait
-E_RISE_NATS = 0.7  # a running e-value that doubled, while above e**2, is stated
+E_RISE_NATS = 0.2  # a running e-value that rose by a fifth, while above e**2, is stated
 E_FALL_NATS = 0.1  # one that fell is stated sooner: what others believe must not be more than what is known
 E_FLOOR_NATS = 2.0
 
