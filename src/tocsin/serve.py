@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import hmac
 import signal
 import socket
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 5
 WATCH_SECONDS = 0.5
+COLLECT = (50_000, 50, 50)  # allocations before a collection: decoding makes many objects and few cycles
 OPEN_PATHS = frozenset(("/healthz", "/", "/page.js", "/page.css"))
 
 
@@ -125,6 +127,8 @@ class TocsinServer:
         from tocsin.ingest.otlp_http import build_app
 
         self.service.start(progress)
+        gc.freeze()  # what recovery built stays: the collector need not walk it again and again
+        gc.set_threshold(*COLLECT)
         try:
             app: Any = build_app(self.service, routes(self.service), salt=self.data.salt, held=self.service.held())
         except WireError as error:

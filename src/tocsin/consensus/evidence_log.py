@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from tocsin.consensus.cut import NOTHING
 from tocsin.consensus.messages import Cut, Fork, Tip
@@ -34,6 +35,10 @@ class Outcome(StrEnum):
     FORGED = "forged evidence"
     OUT_OF_ORDER = "evidence out of order"
     EQUIVOCATION = "equivocating evidence"
+
+
+# Pure, so remembering is safe: replicas of one process open the same bytes, and a batch is offered more than once.
+_open = lru_cache(maxsize=256)(open_batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class EvidenceLog:
     def offer(self, raw: bytes, certified: Cut) -> Offered:
         """Take in a batch. Returns the outcome, the batch where it is authentic, and the links newly connected."""
         try:
-            signed = open_batch(raw, self._roster)
+            signed = _open(raw, self._roster)
         except WireError:
             return self._refuse(Outcome.MALFORMED)
         except VerificationError:
@@ -102,7 +107,7 @@ class EvidenceLog:
     def restore(self, raw: bytes) -> bool:
         """Take in a batch that was connected before a restart. Whether it connects again."""
         try:
-            signed = open_batch(raw, self._roster)
+            signed = _open(raw, self._roster)
         except (WireError, VerificationError):
             return False
         self._notice_fork(signed)

@@ -40,7 +40,7 @@ from tocsin.runtime.pictures import fleet_picture
 from tocsin.runtime.store import Store
 
 T = TypeVar("T")
-PICTURE_SECONDS = 10.0
+PICTURE_SECONDS = 60.0  # it takes tenths of a second; one more is taken at the end
 JOIN_ROWS = 1_024  # one record of the log and one step of the monitors: more would blur when what was known
 IDLE_SECONDS = 0.5
 NOTHING_HELD = Held()
