@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import tocsin.runtime  # noqa: F401 - throws away kernels that other sources made, before a test loads one
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # The default draws the same examples on every machine; `explore` draws new ones and prints how to repeat a failure:
