@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks._harness import Bench, main
+from tocsin.demo.score import wilson_interval
 from tocsin.detection.detector import FleetDetector
 from tocsin.detection.scoring import FleetAlarms
 from tocsin.ingest.tables import read_table
@@ -82,10 +83,8 @@ def wilson(hits: int, trials: int) -> str:
     """95 % interval of a share (Wilson 1927), as text with the counts."""
     if not trials:
         return "0 of 0"
-    z, p = 1.959964, hits / trials
-    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
-    return f"{hits} of {trials}, 95 % {max(centre - half, 0.0):.3f} to {min(centre + half, 1.0):.3f}"
+    low, high = wilson_interval(hits, trials)
+    return f"{hits} of {trials}, 95 % {low:.3f} to {high:.3f}"
 
 
 def average_precision(good: NDArray[np.bool_], score: NDArray[np.float64]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 import urllib.parse
 from pathlib import Path
@@ -13,6 +12,7 @@ from tocsin.cli.options import data_dir
 from tocsin.cli.out import bold, note, percent, safe, say, say_json, table
 from tocsin.errors import TocsinError, UnknownAgent, Unreachable
 from tocsin.runtime.client import ask
+from tocsin.runtime.hints import explain_command
 
 FEATURES_SHOWN = 3
 
@@ -88,10 +88,7 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
     ]
     say(table(lines, ["agent", "region", " events", "     belief", "  log e", "certified verdict"]))
     say()
-    # Names are hostile: what is meant to be pasted into a shell must not run anything there.
-    chosen = shlex.quote(rows[0]["agent_id"])
-    if chosen.isprintable():
-        say("next: tocsin explain " + (f"--data {shlex.quote(str(directory))} " if data else "") + f"-- {chosen}")
+    say(f"next: {explain_command(rows[0]['agent_id'], directory if data else None)}")
 
 
 def run_explain(agent: str, data: Path | None, url: str | None, token: str | None, *, as_json: bool) -> None:

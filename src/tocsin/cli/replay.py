@@ -227,6 +227,8 @@ def _report(
     *,
     as_json: bool,
 ) -> None:
+    from tocsin.runtime.hints import explain_command, verify_command
+
     flagged = [v for v in result.verdicts if v.decision == "compromised"]
     if as_json:
         say_json(
@@ -270,7 +272,7 @@ def _report(
         say(f"predictions: {predictions}")
     if data and certificates:
         say(f"certificates: {data / 'certificates'}")
-        say(f"next: tocsin explain {safe(flagged[0].agent_id, 60)} --data {data}" if flagged else "")
-        say(f"      tocsin verify {certificates[0]} --roster {data}")
+        say(f"next: {explain_command(flagged[0].agent_id, data)}" if flagged else "")
+        say(f"      {verify_command(certificates[0], data)}")
     elif flagged:
         note("nothing was kept; give --data DIR to keep certificates and explanations")

@@ -6,7 +6,6 @@ server thread (n monitors, one lying) <──OTLP/HTTP── sender process (bas
 from __future__ import annotations
 
 import queue
-import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from tocsin.errors import StorageError, TocsinError, Unreachable
 from tocsin.model.verdict import Verdict
 from tocsin.runtime.certificates import certificate_file
 from tocsin.runtime.client import ask
+from tocsin.runtime.hints import agents_command, explain_command, verify_command
 from tocsin.serve import TocsinServer, open_server
 from tocsin.sim.byzantine import LyingMonitor
 from tocsin.sim.fleet import AgentLabel, LabelledFleet
@@ -378,10 +378,9 @@ def _next(lines: queue.Queue[dict[str, Any] | None]) -> dict[str, Any] | None:
 def iter_next_commands(result: DemoResult) -> Iterator[str]:
     """What to try after the demonstration, ready to paste."""
     flagged = [v.agent_id for v in result.verdicts if v.decision == "compromised"]
-    data = shlex.quote(str(result.data))
-    yield f"tocsin agents --data {data}"
+    yield agents_command(result.data)
     if flagged:
-        yield f"tocsin explain --data {data} -- {shlex.quote(flagged[0])}"
+        yield explain_command(flagged[0], result.data)
     if result.certificates:
-        yield f"tocsin verify {shlex.quote(str(result.certificates[0]))} --roster {data}"
+        yield verify_command(result.certificates[0], result.data)
     yield "tocsin up        # then: export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318"

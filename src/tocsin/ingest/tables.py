@@ -17,9 +17,7 @@ from tocsin.ingest.columns import MAX_SECONDS, NS_PER_SECOND, codes, integers, m
 from tocsin.ingest.mapping import Mapping, check_columns, choose_mapping, feature_columns, load_mapping
 from tocsin.ingest.ragged import Arguments, Ragged, parse_arguments, parse_words
 from tocsin.model.events import EventBatch, Kind
-
-KINDS = {"call": Kind.CALL, "final": Kind.FINAL, "chat": Kind.CHAT, "metric": Kind.METRIC}
-EFFECTS = {"read": 1, "write": 2, "egress": 3, "final": 4}
+from tocsin.wire.records import EFFECTS, KINDS
 
 
 @dataclass(frozen=True, slots=True)

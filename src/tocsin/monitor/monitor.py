@@ -17,7 +17,6 @@ from tocsin.consensus.replica import Replica
 from tocsin.detection.detector import FleetDetector, Observation
 from tocsin.model.evidence import Evidence, Reason
 from tocsin.model.steps import Effect, Emit, Fired, Received
-from tocsin.model.verdict import Roster
 from tocsin.monitor.inputs import Flush, Observed, Sealed
 from tocsin.monitor.ledger import Ledger
 from tocsin.monitor.verdicts import verdicts_of
@@ -32,22 +31,18 @@ def _unaltered(items: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
 
 
 class Monitor:
-    """One of `roster.n` monitors. `step(now_ns, input) -> list[Effect]`; see the module docstring for recovery.
+    """Monitor number `me`. `step(now_ns, input) -> list[Effect]`; see the module docstring for recovery.
 
     `alter` exists for fault injection: a lying monitor is an honest one whose statements pass through a lie.
     """
 
-    def __init__(
-        self, roster: Roster, me: int, replica: Replica, detector: FleetDetector, *, alter: Transform = _unaltered
-    ) -> None:
+    def __init__(self, me: int, replica: Replica, detector: FleetDetector, *, alter: Transform | None = None) -> None:
         self.me = me
-        self.roster = roster
         self.replica = replica
         self.detector = detector
         self._ledger = Ledger()
-        self._alter = alter
+        self._alter = alter or _unaltered
         self._stated_through = 0  # ingest offset up to which the journal already holds this monitor's statements
-        self._offset = 0
         self.evidence_stated = 0
         self.names: list[str] = []  # every agent observed, in the order of the detector's indices
         self.index: dict[str, int] = {}
@@ -91,14 +86,15 @@ class Monitor:
             self.index[name] = len(self.names)
             self.names.append(name)
         material = self._ledger.add(seen.agent_index, seen.seq, seen.log_bf, seen.log_e)
-        self._offset = batch.offset + len(batch)
-        return self._state(now_ns, material.tolist(), self._offset)
+        return self._state(now_ns, material.tolist(), batch.offset + len(batch))
 
     def _state(self, now_ns: int, agents: list[int], offset: int) -> list[Effect]:
-        items = tuple(self._evidence(now_ns, agent) for agent in agents)
-        if not items or offset <= self._stated_through:
+        if offset <= self._stated_through:  # replaying the ingest log: the journal holds these statements already
+            for agent in agents:
+                self._ledger.take(agent)
             return []
-        items = self._alter(items)
+        items = tuple(self._evidence(now_ns, agent) for agent in agents)
+        items = self._alter(items) if items else items
         if not items:
             return []
         self.evidence_stated += len(items)

@@ -72,9 +72,7 @@ class Engine:
         posterior = FleetPosterior(self.roster)
         self._posteriors.append(posterior)
         replica = Replica(self.roster, me, signer, posterior, consensus)
-        if alter is None:
-            return Monitor(self.roster, me, replica, detector)
-        return Monitor(self.roster, me, replica, detector, alter=alter)
+        return Monitor(me, replica, detector, alter=alter)
 
     def recover(self, journal: Journal) -> None:
         """Rebuild what every monitor had bound itself to. Call before `start`."""

@@ -59,16 +59,24 @@ def region_baseline(engine: Engine, region: str) -> dict[str, Any]:
     }
 
 
-def explanation(engine: Engine, store: Store, agent_id: str) -> dict[str, Any]:
-    """Why the fleet believes what it believes about one agent. Raises UnknownAgent."""
+def explanation(
+    engine: Engine, store: Store, agent_id: str, baselines: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Why the fleet believes what it believes about one agent. Raises UnknownAgent.
+
+    `baselines` remembers what regions do between calls at one moment: many agents share one.
+    """
     explained = engine.witness.detector.explain(agent_id)
     told = msgspec.to_builtins(explained)
     told["reasons"] = [
         {"feature": r.feature, "nats": r.log_bf_q32 / Q32, "detail": r.detail} for r in explained.reasons
     ]
     entry = engine.entries.get(agent_id)
-    told["region"] = engine.tree.region_of(agent_id)
-    told["region_baseline"] = region_baseline(engine, told["region"])
+    region = engine.tree.region_of(agent_id)
+    known = {} if baselines is None else baselines
+    if region not in known:
+        known[region] = region_baseline(engine, region)
+    told["region"], told["region_baseline"] = region, known[region]
     told["agreed"] = None if entry is None else msgspec.to_builtins(entry)
     told["agreed_confidence"] = logistic(entry.log_odds_q32 if entry else engine.prior_log_odds_q32)
     told["evidence"] = engine.stated_about(agent_id)
@@ -80,6 +88,7 @@ def fleet_picture(engine: Engine, store: Store) -> dict[str, Any]:
     """Status, all agents, and the explanations of the most suspicious ones."""
     agents = agent_rows(engine)
     explanations: dict[str, Any] = {}
+    baselines: dict[str, dict[str, Any]] = {}
     for row in agents[:EXPLAINED]:
-        explanations[row["agent_id"]] = explanation(engine, store, row["agent_id"])
+        explanations[row["agent_id"]] = explanation(engine, store, row["agent_id"], baselines)
     return {"status": engine.status(), "agents": agents, "explanations": explanations}
