@@ -36,9 +36,9 @@ def bold(text: str) -> str:
 
 def percent(share: float) -> str:
     """A probability for people; certainty is never claimed by rounding."""
-    if 0.9999 < share < 1:
+    if share > 0.9999:  # at 64 nats a float is 1.0 already
         return "> 99.99 %"
-    return "< 0.01 %" if 0 < share < 0.0001 else f"{100 * share:.2f} %"
+    return "< 0.01 %" if share < 0.0001 else f"{100 * share:.2f} %"
 
 
 def say(text: str = "") -> None:
