@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.errors import InputError
-from tocsin.stats.exactsum import ExactSum, guarded_sum, kahan_sum, naive_sum, neumaier_sum
+from tocsin.stats.exactsum import ExactSum, double_double_sum, guarded_sum, kahan_sum, naive_sum, neumaier_sum
 
 doubles = st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=40)
 
@@ -87,6 +87,14 @@ def test_compensated_sums_differ_where_they_should() -> None:
     assert kahan_sum(x) == 0.0
     assert neumaier_sum(x) == 2.0
     assert exact(x.tolist()).value() == 2.0
+
+
+@given(st.lists(st.floats(-1e9, 1e9), max_size=60))
+def test_twice_the_precision_errs_by_one_rounding_and_hardly_more(x: list[float]) -> None:
+    reference = sum(map(Fraction, x), Fraction(0))
+    rounding = Fraction(2) ** -53 * abs(reference)
+    beyond = len(x) ** 2 * Fraction(2) ** -103 * sum(map(abs, map(Fraction, x)), Fraction(0))
+    assert abs(Fraction(double_double_sum(np.array(x, np.float64))) - reference) <= rounding + beyond + Fraction(5e-324)
 
 
 @given(st.lists(st.floats(-1e9, 1e9), max_size=60))

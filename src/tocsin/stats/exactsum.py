@@ -3,8 +3,8 @@
 `ExactSum` is the small superaccumulator of Neal (2015, "Fast exact summation using small and large
 superaccumulators"): a fixed-point number wide enough for every double, in 32-bit limbs. Additions commute, so
 replicas that saw the same numbers in different orders hold the same bytes; merging and removing are limb-wise. Kahan
-(1965) and Neumaier (1974) are more accurate than plain addition but depend on the order, which rules them out for
-anything that is agreed on.
+(1965), Neumaier (1974) and double-double (Dekker 1971) are more accurate than plain addition but depend on the order,
+which rules them out for anything that is agreed on.
 """
 
 from __future__ import annotations
@@ -153,6 +153,19 @@ def neumaier_sum(x: F64) -> float:
         lost += (total - t) + v if abs(total) >= abs(v) else (v - t) + total
         total = t
     return total + lost
+
+
+@njit(cache=True, nogil=True)
+def double_double_sum(x: F64) -> float:
+    """Sum in twice the precision (Dekker 1971; the two-sum of Knuth, The Art of Computer Programming 2, 4.2.2)."""
+    high = low = 0.0
+    for v in x:
+        t = high + v
+        part = t - high
+        low += (high - (t - part)) + (v - part)
+        high = t + low
+        low -= high - t
+    return high + low
 
 
 @dataclass(frozen=True, slots=True)
