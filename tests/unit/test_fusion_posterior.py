@@ -16,9 +16,9 @@ from tocsin.detection.fusion import (
     robust_log_e,
     trimmed_mean,
 )
-from tocsin.model.evidence import CLIP_Q32, Q32, Evidence, EvidenceBatch
+from tocsin.model.evidence import BEHAVIOUR, CLIP_Q32, COORDINATION, Q32, Evidence, EvidenceBatch
 from tocsin.model.verdict import PosteriorEntry
-from tocsin.stats.fixedpoint import ln_q32
+from tocsin.stats.fixedpoint import ln_q32, log_mean_exp_q32
 from tocsin.stats.logodds import log_odds_of_ppm
 from tocsin.trust.canonical import entry_bytes
 from tocsin.trust.keyring import deterministic_signers, roster_hash, roster_of
@@ -30,7 +30,7 @@ ROSTER = roster_of("fusion", SIGNERS)
 N, F = ROSTER.n, ROSTER.f
 
 
-def said(monitor: int, agent: str, window: int, log_e: int, log_bf: int) -> Evidence:
+def said(monitor: int, agent: str, window: int, log_e: int, log_bf: int, kind: int = BEHAVIOUR) -> Evidence:
     return Evidence(
         monitor=monitor,
         agent_id=agent,
@@ -38,6 +38,7 @@ def said(monitor: int, agent: str, window: int, log_e: int, log_bf: int) -> Evid
         last_seq=window * 8 + 7,
         log_e_q32=log_e,
         log_bf_q32=log_bf,
+        kind=kind,
     )
 
 
@@ -58,16 +59,26 @@ def fold(posterior: FleetPosterior, *batches: EvidenceBatch) -> tuple[PosteriorE
     return posterior.commit(posterior.preview(batches).handle).changed
 
 
+def merged_from_the_definition(items: list[Evidence]) -> int:
+    """e of behaviour (1 where nothing was said) plus e of coordination (0 where nothing was said)."""
+    log_e = {i.kind: i.log_e_q32 for i in sorted(items, key=lambda i: i.last_seq)}
+    if COORDINATION not in log_e:
+        return log_e.get(BEHAVIOUR, 0)
+    pair = (log_e.get(BEHAVIOUR, 0), log_e[COORDINATION])
+    return max(-CLIP_Q32, min(CLIP_Q32, log_mean_exp_q32(pair) + ln_q32(2)))
+
+
 def from_the_definition(items: list[Evidence], declared: list[int]) -> dict[str, PosteriorEntry]:
     """The dumb twin: everything from scratch, no increments, no sharing."""
     log_es, log_odds, last, spoke = {}, {}, {}, {}
     for agent in {item.agent_id for item in items}:
         about = [[i for i in items if i.agent_id == agent and i.monitor == m] for m in range(N)]
         sums = sorted(max(-CLIP_Q32, min(CLIP_Q32, sum(i.log_bf_q32 for i in one))) for one in about)
-        latest = [max(one, key=lambda i: i.last_seq).log_e_q32 if one else 0 for one in about]
+        latest = [merged_from_the_definition(one) for one in about]
         log_es[agent] = robust_log_e(latest, F)
         log_odds[agent] = log_odds_of_ppm(ROSTER.prior_ppm) + sum(sums[F : N - F]) // (N - 2 * F)
-        last[agent] = sorted((max((i.last_seq for i in one), default=-1) for one in about), reverse=True)[F]
+        acts = [[i for i in one if i.kind == BEHAVIOUR] for one in about]
+        last[agent] = sorted((max((i.last_seq for i in one), default=-1) for one in acts), reverse=True)[F]
         spoke[agent] = sum(bool(one) for one in about)
     size = max(1, sum(count > F for count in spoke.values()), sorted(declared, reverse=True)[F])
     ordered = sorted((log_es[agent] for agent in log_es if spoke[agent] > F), reverse=True)
@@ -96,20 +107,21 @@ def from_the_definition(items: list[Evidence], declared: list[int]) -> dict[str,
             st.integers(-CLIP_Q32, CLIP_Q32),
             st.integers(-CLIP_Q32, CLIP_Q32),
             st.sampled_from([0, 0, 1, 7, 1000]),
+            st.sampled_from([BEHAVIOUR, BEHAVIOUR, COORDINATION]),
         ),
         max_size=30,
     ),
     st.integers(1, 7),
 )
 def test_folding_step_by_step_equals_the_definition(
-    statements: list[tuple[int, str, int, int, int]], per_fold: int
+    statements: list[tuple[int, str, int, int, int, int]], per_fold: int
 ) -> None:
     posterior = FleetPosterior(ROSTER)
     items: list[Evidence] = []
     batches: list[EvidenceBatch] = []
     declared = [0] * N
-    for window, (monitor, agent, log_e, log_bf, size) in enumerate(statements):
-        items.append(said(monitor, agent, window, log_e, log_bf))
+    for window, (monitor, agent, log_e, log_bf, size, kind) in enumerate(statements):
+        items.append(said(monitor, agent, window, log_e, log_bf, kind))
         batches.append(batch(monitor, items[-1], fleet_size=size))
         declared[monitor] = size or declared[monitor]
     for start in range(0, len(batches), per_fold):
@@ -117,6 +129,31 @@ def test_folding_step_by_step_equals_the_definition(
     expected = from_the_definition(items, declared)
     assert posterior.entries == expected
     assert posterior.root == root(entry_bytes(expected[name]) for name in sorted(expected))
+
+
+def test_kinds_are_added_and_each_has_its_own_numbers() -> None:
+    posterior = FleetPosterior(ROSTER)
+    everyone = range(N)
+    fold(posterior, *(batch(m, said(m, "a", 500, 2 * Q32, Q32)) for m in everyone))
+    # Round 3 comes long "before" event 500 x 8: it is of another kind, so it counts all the same.
+    fold(posterior, *(batch(m, said(m, "a", 3, 9 * Q32, 4 * Q32, COORDINATION)) for m in everyone))
+    entry = posterior.entries["a"]
+    assert entry.log_e_q32 / Q32 == pytest.approx(math.log(math.exp(2) + math.exp(9)), abs=1e-8)
+    assert entry.log_odds_q32 == log_odds_of_ppm(ROSTER.prior_ppm) + 5 * Q32
+    assert entry.last_seq == 500 * 8 + 7
+    replayed = [batch(m, said(m, "a", 3, 30 * Q32, 4 * Q32, COORDINATION)) for m in everyone]
+    fold(posterior, *replayed)
+    assert posterior.entries["a"] == entry
+
+
+def test_liars_who_allege_coordination_flag_nobody() -> None:
+    posterior = FleetPosterior(ROSTER)
+    fold(posterior, *(batch(m, said(m, "a", 0, 0, 0)) for m in range(N)))
+    fold(posterior, *(batch(m, said(m, "a", 1, CLIP_Q32, CLIP_Q32, COORDINATION)) for m in range(F)))
+    assert not posterior.entries["a"].flagged
+    assert posterior.entries["a"].log_e_q32 == 0
+    fold(posterior, *(batch(m, said(m, "a", 1, CLIP_Q32, CLIP_Q32, COORDINATION)) for m in range(F, F + 1)))
+    assert posterior.entries["a"].flagged
 
 
 def test_a_preview_changes_nothing_and_expires() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.errors import InputError, TooLarge, VerificationError, WireError
-from tocsin.model.evidence import CLIP_Q32, Evidence, EvidenceBatch, Reason
+from tocsin.model.evidence import BEHAVIOUR, CLIP_Q32, COORDINATION, Evidence, EvidenceBatch, Reason
 from tocsin.trust.attestation import attest, decode_attestation, encode_attestation
 from tocsin.trust.keyring import deterministic_signers, roster_hash, roster_of
 from tocsin.wire import limits
@@ -47,6 +47,7 @@ def evidence(draw: st.DrawFn) -> Evidence:
         baseline_epoch=draw(COUNTS),
         observed_ms=draw(COUNTS),
         reasons=tuple(draw(st.lists(st.builds(Reason, TEXT, LOGS, TEXT), max_size=3))),
+        kind=draw(st.sampled_from([BEHAVIOUR, COORDINATION])),
     )
 
 
@@ -97,6 +98,8 @@ def test_golden_bytes() -> None:
         {"log_bf_q32": -CLIP_Q32 - 1},
         {"monitor": 256},
         {"observed_ms": 1 << 64},
+        {"kind": 2},
+        {"kind": -1},
         {"reasons": (Reason("f", 0),) * 17},
         {"reasons": (Reason("f" * 129, 0),)},
         {"reasons": (Reason("f", 0, "d" * 513),)},

@@ -1,7 +1,9 @@
 """What a fleet's monitors together believe about every agent, with up to f of them lying. Integers only.
 
 Per agent, from each monitor m: L_m, its clipped sum of log Bayes factors, and E_m, its latest log e-value; a monitor
-that said nothing counts as 0 for both. Over the n monitors:
+that said nothing counts as 0 for both. Where it spoke of coordination too, E_m is the log of the sum of both kinds'
+e-values: coordination starts with a hundredth of the wealth (model/evidence.py), so nothing is multiplied that may be
+dependent, and the sum's expectation is at most 1.01. Over the n monitors:
 
 * log_e is the log of the mean of all but the f largest e-values: an e-value under any dependence between monitors,
   because what remains is dominated by honest ones (partial conjunction; Vovk & Wang 2021). One liar owns a plain mean.
@@ -19,34 +21,61 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from tocsin.errors import InputError, VerificationError, WireError
-from tocsin.model.evidence import Q32, Evidence, EvidenceBatch
+from tocsin.model.evidence import COORDINATION, Q32, Evidence, EvidenceBatch
 from tocsin.model.posterior import FoldResult, Inclusion, Preview
 from tocsin.model.verdict import PosteriorEntry, Roster
 from tocsin.stats.fdr import e_bh_threshold_q32
-from tocsin.stats.fixedpoint import log_mean_exp_q32
+from tocsin.stats.fixedpoint import ln_q32, log_mean_exp_q32
 from tocsin.stats.logodds import clip_q32, log_odds_of_ppm, logistic
 from tocsin.trust.canonical import entry_bytes
 from tocsin.trust.merkle import MerkleTree, leaf_hash
 from tocsin.wire.evidence import verify_evidence
 
 DEFAULT_PRIOR_PPM = 10_000
+LN_2_Q32 = ln_q32(2)
 
 
 @dataclass(frozen=True, slots=True)
 class _Statements:
-    """What the monitors said about one agent. Tuples are per monitor; last_seq -1 = said nothing."""
+    """What the monitors said about one agent. Tuples are per monitor; numbers of -1 = said nothing of that kind."""
 
-    log_bf: tuple[int, ...]
-    log_e: tuple[int, ...]
+    log_bf: tuple[int, ...]  # of both kinds together
+    log_e: tuple[int, ...]  # of behaviour
     last_seq: tuple[int, ...]
+    joint_log_e: tuple[int, ...]  # of coordination
+    joint_round: tuple[int, ...]
 
     def with_evidence(self, item: Evidence) -> _Statements:
         m = item.monitor
-        return _Statements(
-            (*self.log_bf[:m], self.log_bf[m] + item.log_bf_q32, *self.log_bf[m + 1 :]),
-            (*self.log_e[:m], item.log_e_q32, *self.log_e[m + 1 :]),
-            (*self.last_seq[:m], item.last_seq, *self.last_seq[m + 1 :]),
-        )
+        said = replace(self, log_bf=_put(self.log_bf, m, self.log_bf[m] + item.log_bf_q32))
+        if item.kind == COORDINATION:
+            return replace(
+                said,
+                joint_log_e=_put(self.joint_log_e, m, item.log_e_q32),
+                joint_round=_put(self.joint_round, m, item.last_seq),
+            )
+        return replace(said, log_e=_put(self.log_e, m, item.log_e_q32), last_seq=_put(self.last_seq, m, item.last_seq))
+
+    def is_new(self, item: Evidence) -> bool:
+        """Windows of one monitor follow one another: what it states twice counts once."""
+        numbers = self.joint_round if item.kind == COORDINATION else self.last_seq
+        return item.first_seq > numbers[item.monitor]
+
+    def spoke(self, m: int) -> bool:
+        return self.last_seq[m] >= 0 or self.joint_round[m] >= 0
+
+    def merged(self, m: int) -> int:
+        """Log e-value of monitor `m`, of both kinds together."""
+        if self.joint_round[m] < 0:
+            return self.log_e[m]
+        return clip_q32(log_mean_exp_q32((self.log_e[m], self.joint_log_e[m])) + LN_2_Q32)
+
+    def merged_log_es(self) -> list[int]:
+        return [self.merged(m) for m in range(len(self.log_e))]
+
+
+def _put(values: tuple[int, ...], at: int, value: int) -> tuple[int, ...]:
+    return (*values[:at], value, *values[at + 1 :])
 
 
 def trimmed_mean(values: Sequence[int], f: int) -> int:
@@ -82,7 +111,7 @@ class FleetPosterior:
         self._n, self._f = roster.n, roster.f
         self._alpha_ppm = roster.alpha_ppm
         self._prior_q32 = log_odds_of_ppm(roster.prior_ppm)
-        self._silent = _Statements((0,) * roster.n, (0,) * roster.n, (-1,) * roster.n)
+        self._silent = _Statements(*((number,) * roster.n for number in (0, 0, -1, 0, -1)))
         self._state = _State(declared=(0,) * roster.n)
 
     @property
@@ -104,12 +133,12 @@ class FleetPosterior:
             {
                 "monitor": m,
                 "log_bf_nats": total / Q32,
-                "log_e_nats": said.log_e[m] / Q32,
+                "log_e_nats": said.merged(m) / Q32,
                 "last_seq": said.last_seq[m],
                 "trimmed": not kept[0] <= total <= kept[-1],
             }
             for m, total in enumerate(sums)
-            if said.last_seq[m] >= 0
+            if said.spoke(m)
         ]
 
     def preview(self, batches: Sequence[EvidenceBatch]) -> Preview:
@@ -148,8 +177,7 @@ class FleetPosterior:
                 declared[batch.monitor] = batch.fleet_size
             for item in batch.items:
                 known = statements.get(item.agent_id, self._silent)
-                # Windows of one monitor follow one another: what it states twice counts once.
-                if item.first_seq > known.last_seq[item.monitor]:
+                if known.is_new(item):
                     statements[item.agent_id] = known.with_evidence(item)
                     touched.add(item.agent_id)
         corroborated = old.corroborated | {name for name in touched if self._corroborated(statements[name])}
@@ -165,13 +193,13 @@ class FleetPosterior:
         """Whether an honest monitor spoke about the agent. Only such agents are hypotheses: f liars can invent names by
         the thousand, and each that counted as rejected would lower the bar for everybody else.
         """
-        return sum(seq >= 0 for seq in said.last_seq) > self._f
+        return sum(said.spoke(m) for m in range(self._n)) > self._f
 
     def _decide(self, old: _State, state: _State, touched: set[str]) -> None:
         """Fill in entries, leaves and tree; only what differs from `old` is made anew."""
         log_es = {name: entry.log_e_q32 for name, entry in old.entries.items()}
         for name in touched:
-            log_es[name] = robust_log_e(state.statements[name].log_e, self._f)
+            log_es[name] = robust_log_e(state.statements[name].merged_log_es(), self._f)
         hypotheses = [log_e for name, log_e in log_es.items() if name in state.corroborated]
         threshold = e_bh_threshold_q32(hypotheses, state.fleet_size, self._alpha_ppm)
         entries = dict(old.entries)
@@ -212,8 +240,8 @@ class FleetPosterior:
         return [
             m
             for m, total in enumerate(sums)
-            if said.last_seq[m] >= 0
-            and (not kept[0] - Q32 <= total <= kept[-1] + Q32 or (flagged and total <= 0 and said.log_e[m] <= 0))
+            if said.spoke(m)
+            and (not kept[0] - Q32 <= total <= kept[-1] + Q32 or (flagged and total <= 0 and said.merged(m) <= 0))
         ]
 
 
@@ -240,10 +268,10 @@ def confidence_report(evidence: Sequence[Evidence], roster: Roster | None = None
     """
     _demand_evidence(evidence)
     dropped: Counter[str] = Counter()
-    kept: dict[tuple[int, str, int, int], Evidence] = {}
+    kept: dict[tuple[int, str, int, int, int], Evidence] = {}
     for item in sorted(evidence, key=lambda item: (item.log_bf_q32, item.log_e_q32)):
         reason = _why_not(item, roster)
-        key = (item.monitor, item.agent_id, item.first_seq, item.last_seq)
+        key = (item.monitor, item.agent_id, item.kind, item.first_seq, item.last_seq)
         if reason is None and key in kept:
             reason = "duplicate"
         if reason is None:
@@ -269,7 +297,7 @@ def _demand_evidence(given: Any) -> None:
     for item in cast("Collection[Any]", given):
         if not isinstance(item, Evidence):
             raise InputError(f"among the evidence is a {type(item).__name__}", remedy="give a list of Evidence")
-        numbers = (item.monitor, item.first_seq, item.last_seq, item.log_e_q32, item.log_bf_q32)
+        numbers = (item.monitor, item.first_seq, item.last_seq, item.log_e_q32, item.log_bf_q32, item.kind)
         if {type(number) for number in numbers} != {int} or (type(item.agent_id), type(item.attestation)) != (
             str,
             bytes,

@@ -8,6 +8,10 @@ Two numbers that are never mixed (see docs/decisions/0002-two-numbers.md):
 
 Both are integers in units of 2**-32 nats, clipped to +-64 nats by the source, so that every replica adds the
 same integers and signs the same bytes.
+
+Evidence has a *kind*. BEHAVIOUR compares an agent's events with its own baseline and its peers. COORDINATION says that
+it moves together with others although nothing above them explains it: its numbers are rounds of screening instead of
+events, and its `log_e_q32` is that of wealth which starts at `COORDINATION_SHARE`, where behaviour's starts at one.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ import msgspec
 Q32 = 1 << 32
 CLIP_NATS = 64
 CLIP_Q32 = CLIP_NATS * Q32
+
+BEHAVIOUR, COORDINATION = 0, 1
+COORDINATION_SHARE = 0.01  # e-values of both kinds are added, so the expectation of the sum is at most 1.01
 
 
 class Reason(msgspec.Struct, frozen=True, array_like=True):
@@ -28,7 +35,10 @@ class Reason(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """A statement about `agent_id` over its events `first_seq..last_seq` (per-agent numbers from 0, inclusive)."""
+    """A statement about `agent_id` over its events `first_seq..last_seq` (per-agent numbers from 0, inclusive).
+
+    Of kind COORDINATION: over the rounds of screening `first_seq..last_seq`.
+    """
 
     monitor: int
     agent_id: str
@@ -39,6 +49,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     baseline_epoch: int = 0
     observed_ms: int = 0
     reasons: tuple[Reason, ...] = ()
+    kind: int = BEHAVIOUR
     # Where the statement was signed; empty for a local, unsigned one. See trust/attestation.py.
     attestation: bytes = b""
 

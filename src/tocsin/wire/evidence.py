@@ -13,7 +13,7 @@ import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from tocsin.errors import InputError, VerificationError, WireError
-from tocsin.model.evidence import CLIP_Q32, Evidence, EvidenceBatch, Reason
+from tocsin.model.evidence import BEHAVIOUR, CLIP_Q32, COORDINATION, Evidence, EvidenceBatch, Reason
 from tocsin.model.verdict import Roster
 from tocsin.trust import merkle
 from tocsin.trust.attestation import attest, decode_attestation, encode_attestation, holds
@@ -67,6 +67,7 @@ def encode_evidence(evidence: Evidence) -> bytes:
             observed_ms=evidence.observed_ms,
             reasons=[pb.Reason(feature=r.feature, log_bf_q32=r.log_bf_q32, detail=r.detail) for r in evidence.reasons],
             attestation=evidence.attestation,
+            kind=evidence.kind,
         )
         data = message.SerializeToString(deterministic=True)
         decode_evidence(data)
@@ -92,6 +93,7 @@ def decode_evidence(data: bytes) -> Evidence:
     for value in (message.log_e_q32, message.log_bf_q32):
         _demand(-CLIP_Q32 <= value <= CLIP_Q32, "evidence is outside the clipping range")
     _demand(max(message.baseline_epoch, message.observed_ms) <= limits.MAX_COUNTER, "a number in evidence is too large")
+    _demand(message.kind in (BEHAVIOUR, COORDINATION), f"evidence of unknown kind {message.kind}")
     _demand(len(message.reasons) <= limits.MAX_REASONS, f"evidence has more than {limits.MAX_REASONS} reasons")
     return Evidence(
         monitor=message.monitor,
@@ -104,6 +106,7 @@ def decode_evidence(data: bytes) -> Evidence:
         observed_ms=message.observed_ms,
         reasons=tuple(_reason(reason) for reason in message.reasons),
         attestation=message.attestation,
+        kind=message.kind,
     )
 
 

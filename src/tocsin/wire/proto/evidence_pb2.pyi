@@ -17,7 +17,7 @@ class Reason(_message.Message):
     def __init__(self, feature: _Optional[str] = ..., log_bf_q32: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Evidence(_message.Message):
-    __slots__ = ("monitor", "agent_id", "first_seq", "last_seq", "log_e_q32", "log_bf_q32", "baseline_epoch", "observed_ms", "reasons", "attestation")
+    __slots__ = ("monitor", "agent_id", "first_seq", "last_seq", "log_e_q32", "log_bf_q32", "baseline_epoch", "observed_ms", "reasons", "attestation", "kind")
     MONITOR_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_SEQ_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class Evidence(_message.Message):
     OBSERVED_MS_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
     ATTESTATION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     monitor: int
     agent_id: str
     first_seq: int
@@ -38,7 +39,8 @@ class Evidence(_message.Message):
     observed_ms: int
     reasons: _containers.RepeatedCompositeFieldContainer[Reason]
     attestation: bytes
-    def __init__(self, monitor: _Optional[int] = ..., agent_id: _Optional[str] = ..., first_seq: _Optional[int] = ..., last_seq: _Optional[int] = ..., log_e_q32: _Optional[int] = ..., log_bf_q32: _Optional[int] = ..., baseline_epoch: _Optional[int] = ..., observed_ms: _Optional[int] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., attestation: _Optional[bytes] = ...) -> None: ...
+    kind: int
+    def __init__(self, monitor: _Optional[int] = ..., agent_id: _Optional[str] = ..., first_seq: _Optional[int] = ..., last_seq: _Optional[int] = ..., log_e_q32: _Optional[int] = ..., log_bf_q32: _Optional[int] = ..., baseline_epoch: _Optional[int] = ..., observed_ms: _Optional[int] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., attestation: _Optional[bytes] = ..., kind: _Optional[int] = ...) -> None: ...
 
 class BatchHeader(_message.Message):
     __slots__ = ("net", "config_hash", "monitor", "seq", "prev_hash", "through_offset", "fleet_size", "item_count", "items_root")
