@@ -26,6 +26,7 @@ EVIDENCE = b"tocsin/1 evidence batch"
 PROPOSE = b"tocsin/1 propose"
 VOTE = b"tocsin/1 vote"
 TIMEOUT = b"tocsin/1 timeout"
+LINK = b"tocsin/1 link"  # who is at the other end of a connection
 
 
 def domain_hash(domain: bytes, message: bytes) -> bytes:
