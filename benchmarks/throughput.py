@@ -48,9 +48,14 @@ class Service:
             return json.load(answer)
 
     def cpu_seconds(self) -> float:
-        """Processor time of the service so far, all threads."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time of the service and its decoder so far, all threads."""
+        children = Path(f"/proc/{self._process.pid}/task").glob("*/children")
+        processes = [self._process.pid, *(int(pid) for file in children for pid in file.read_text().split())]
+        spent = 0
+        for pid in processes:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            spent += int(fields[11]) + int(fields[12])
+        return spent / os.sysconf("SC_CLK_TCK")
 
     def analysed(self, events: int) -> float:
         """Seconds on the clock when `events` have been judged and nothing waits."""

@@ -27,6 +27,8 @@ from tocsin.runtime.service import FleetService
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from tocsin.ingest.decoder import Decoder
+
 SHUTDOWN_SECONDS = 5
 WATCH_SECONDS = 0.5
 COLLECT = (50_000, 50, 50)  # allocations before a collection: decoding makes many objects and few cycles
@@ -110,6 +112,7 @@ class TocsinServer:
             self.data.close()
             self._socket.close()
             raise
+        self._decoder: Decoder | None = None
         self._uvicorn: Any = None
         self._thread: threading.Thread | None = None
 
@@ -124,18 +127,21 @@ class TocsinServer:
         import uvicorn
 
         from tocsin.dashboard.api import routes
+        from tocsin.ingest.decoder import Decoder
         from tocsin.ingest.otlp_http import build_app
 
+        self._decoder = Decoder()  # loads while the service recovers
         self.service.start(progress)
         gc.freeze()  # what recovery built stays: the collector need not walk it again and again
         gc.set_threshold(*COLLECT)
         try:
-            app: Any = build_app(self.service, routes(self.service), salt=self.data.salt, held=self.service.held())
+            self._decoder.begin(self.data.salt, self.service.held(), time.time_ns())
         except WireError as error:
             raise StorageCorrupt(
                 f"what {self.data.ingest} holds of unfinished traces is damaged: {error}",
                 remedy="restore the data directory from a copy, or start with another --data directory",
             ) from error
+        app: Any = build_app(self.service, self._decoder, routes(self.service))
         if self.settings.server.token:
             app = BearerToken(app, self.settings.server.token)
         config = uvicorn.Config(
@@ -184,6 +190,8 @@ class TocsinServer:
             self._uvicorn.should_exit = True
         if self._thread is not None:
             self._thread.join()
+        if self._decoder is not None:
+            self._decoder.close()
         self.service.stop()
         self.data.endpoint.unlink(missing_ok=True)
         self._socket.close()

@@ -37,8 +37,8 @@ from starlette.routing import Route
 from tocsin.errors import Overloaded, StorageError, TooLarge
 from tocsin.ingest import otlp_http
 from tocsin.ingest.admission import Admission, AdmissionConfig
-from tocsin.ingest.attribution import Attributor
 from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, MAX_MEMBERS, Bodies, TooSlow, inflate
+from tocsin.ingest.decoder import Decoder
 from tocsin.ingest.otlp_http import Receiver, build_app
 from tocsin.model.events import Admitted, EventBatch
 from tocsin.runtime.ingest_log import Held
@@ -50,17 +50,21 @@ GZIP = {"content-encoding": "gzip"}
 
 
 class LogInMemory:
-    """A sink: admission and a list. `refuse` is raised instead of accepting."""
+    """A sink: admission and a list. `refuse` is raised instead of accepting, `waiting` of `limit` rows wait already."""
 
     def __init__(self) -> None:
         self.admission = Admission(AdmissionConfig(late_seconds=100))
         self.batches: list[EventBatch] = []
         self.held: list[Held] = []
         self.refuse: Exception | None = None
+        self.limit, self.waiting = 1_000, 0
+        self.failed: list[Exception] = []
 
-    def check_room(self, rows: int) -> None:
-        if isinstance(self.refuse, Overloaded):
-            raise self.refuse
+    def room(self) -> tuple[int, int]:
+        return self.limit, self.waiting
+
+    def fail(self, error: Exception) -> None:
+        self.failed.append(error)
 
     def accept(self, batch: EventBatch, held: Held) -> Future[Admitted]:
         done: Future[Admitted] = Future()
@@ -82,10 +86,11 @@ class LogInMemory:
 
 
 class Server:
-    def __init__(self, sink: LogInMemory, port: int, counters: Any) -> None:
+    def __init__(self, sink: LogInMemory, port: int, counters: Any, decoder: Decoder) -> None:
         self.sink = sink
         self.port = port
         self.counters = counters
+        self.decoder = decoder
 
     def ask(
         self, body: Any, headers: dict[str, str], path: str = "/v1/traces", method: str = "POST"
@@ -101,7 +106,9 @@ class Server:
 
 @contextmanager
 def running(sink: LogInMemory) -> Iterator[Server]:
-    app = build_app(sink, [Route("/healthz", lambda _: PlainTextResponse("ok"))], now_ns=lambda: T0)
+    decoder = Decoder()
+    decoder.begin(b"", (), T0)
+    app = build_app(sink, decoder, [Route("/healthz", lambda _: PlainTextResponse("ok"))], now_ns=lambda: T0)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="on"))
     ready = threading.Event()
     startup = server.startup
@@ -115,10 +122,11 @@ def running(sink: LogInMemory) -> Iterator[Server]:
     thread.start()
     try:
         assert ready.wait(20)
-        yield Server(sink, server.servers[0].sockets[0].getsockname()[1], app.state.receiver.counters)
+        yield Server(sink, server.servers[0].sockets[0].getsockname()[1], app.state.receiver.counters, decoder)
     finally:
         server.should_exit = True
         thread.join(20)
+        decoder.close()
     assert not thread.is_alive()
 
 
@@ -255,13 +263,13 @@ def test_a_body_over_the_limit_is_refused_by_its_length_and_without_one(server: 
 
 
 def test_overload_says_when_to_come_back_and_loses_nothing(server: Server) -> None:
-    server.sink.refuse = Overloaded("queue is full", retry_after_seconds=60)
+    server.sink.waiting = 999
     body = request(1, 2).SerializeToString()
     status, reply, headers = server.ask(body, PROTOBUF)
-    assert (status, headers["retry-after"]) == (503, "5")
-    assert "queue is full" in Status.FromString(reply).message
-    assert server.ask(request(9).SerializeToString(), PROTOBUF)[0] == 503
-    server.sink.refuse = None
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "999 events are waiting" in Status.FromString(reply).message
+    assert server.ask(request(8, 9).SerializeToString(), PROTOBUF)[0] == 503
+    server.sink.waiting = 0
     assert server.ask(body, PROTOBUF)[:2] == (200, b"")
     assert server.sink.events() == [("a", "t1"), ("a", "t2")]
 
@@ -280,9 +288,9 @@ def test_a_refused_request_keeps_what_it_released_of_earlier_ones(server: Server
         .spans.add(trace_id=b"t" * 16, span_id=b"r" * 8, name="invoke_agent a", end_time_unix_nano=T0)
     )
     span.attributes.add(key="tocsin.agent.id").value.string_value = "a"
-    server.sink.refuse = Overloaded("queue is full")
+    server.sink.waiting = 1_000
     assert server.ask(root.SerializeToString(), PROTOBUF)[0] == 503
-    server.sink.refuse = None
+    server.sink.waiting = 0
     assert server.ask(root.SerializeToString(), PROTOBUF)[0] == 200
     assert sorted(server.sink.events()) == [("a", "_final"), ("a", "x")]
 
@@ -304,11 +312,11 @@ def children() -> bytes:
 
 
 def test_a_refused_request_leaves_nothing_behind(server: Server) -> None:
-    server.sink.refuse = Overloaded("queue is full")
+    server.sink.waiting = 1_000
     assert server.ask(children(), PROTOBUF)[0] == 503
     assert server.ask(request(1).SerializeToString(), PROTOBUF)[0] == 503
     assert server.counters()["waiting"] == 0
-    server.sink.refuse = None
+    server.sink.waiting = 0
     assert server.ask(request(2).SerializeToString(), PROTOBUF)[0] == 200
     assert server.sink.events() == [("a", "t2")]
     assert not any(server.sink.held)
@@ -349,17 +357,21 @@ def test_a_request_given_up_at_shutdown_is_made_durable_all_the_same() -> None:
 
     taken = threading.Event()
     sink = Slow()
-    receiver = Receiver(sink, Attributor(), lambda: T0)
+    decoder = Decoder()
+    decoder.begin(b"", (), T0)
+    receiver = Receiver(sink, decoder, lambda: T0)
 
     async def given_up() -> None:
-        asking = asyncio.create_task(receiver.traces(PROTOBUF["content-type"], request(1).SerializeToString(), False))
-        assert await asyncio.to_thread(taken.wait, 20)
-        asking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asking
+        async with receiver.receiving():
+            body = request(1).SerializeToString()
+            asking = asyncio.create_task(receiver.traces(PROTOBUF["content-type"], body, False))
+            assert await asyncio.to_thread(taken.wait, 20)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
 
     asyncio.run(given_up())
-    receiver.close()
+    decoder.close()
     assert sink.events() == [("a", "t1")]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tocsin.config import Settings
-from tocsin.errors import Overloaded, StorageError
+from tocsin.errors import StorageError
 from tocsin.ingest.admission import Admission, AdmissionConfig
 from tocsin.model.events import EventBatch
 from tocsin.runtime.datadir import DataDir, open_datadir
@@ -64,7 +64,7 @@ def test_a_full_disk_acknowledges_nothing_says_why_and_the_store_opens_again(
         assert isinstance(refused.exception(PATIENCE_SECONDS), StorageError)
         it._writer.join(PATIENCE_SECONDS)
     with pytest.raises(StorageError, match="disk is full"):
-        it.check_room(1)
+        it.room()
     with pytest.raises(StorageError, match="disk is full"):
         it.accept(batch(1))
     assert stops(it)
@@ -132,15 +132,29 @@ def test_stopping_finishes_what_was_accepted(data: DataDir) -> None:
     assert stops(again)
 
 
-def test_there_is_no_room_beyond_the_bound_and_there_is_again_once_it_was_analysed(data: DataDir) -> None:
+def test_what_waits_is_told_until_it_was_analysed(data: DataDir) -> None:
     it = service(data)
     limit = Settings().limits.queue_events
     waiting = it.accept(batch(1))  # not started: nothing is taken from the queue yet
-    with pytest.raises(Overloaded):
-        it.check_room(limit)
-    it.check_room(limit - 1)
+    assert it.room() == (limit, 1)
     it.start()
     assert waiting.result(PATIENCE_SECONDS).accepted == 1
     asyncio.run(it.ask(lambda engine, _: engine.events))
-    it.check_room(limit)
+    assert it.room() == (limit, 0)
     assert stops(it)
+
+
+def test_what_feeds_it_breaking_ends_it_after_what_was_accepted(
+    data: DataDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    it = service(data)
+    accepted = it.accept(batch(2))
+    it.fail(StorageError("the decoder process has ended"))
+    it.start()
+    assert accepted.result(PATIENCE_SECONDS).accepted == 2
+    with pytest.raises(StorageError, match="decoder process has ended"):
+        it.accept(batch(1))
+    with pytest.raises(StorageError, match="decoder process has ended"):
+        it.room()
+    assert stops(it)
+    assert "decoder process has ended" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 200 means durable: events, and what is held of spans that wait for their trace. Whether there is room is asked after a
 request was decoded and before it changes anything: a refusal (503 with Retry-After) leaves nothing behind, and what was
-taken in is handed over even when its sender has gone.
+taken in is handed over even when its sender has gone. Decoding happens in a process of its own (`ingest/decoder.py`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -21,16 +21,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from tocsin.errors import Overloaded, TocsinError, TooLarge, WireError
+from tocsin.errors import InternalError, Overloaded, StorageError, TocsinError, TooLarge, WireError
 from tocsin.ingest.admission import DUPLICATE
-from tocsin.ingest.attribution import Attributor
-from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, Bodies, TooSlow, inflate
-from tocsin.ingest.names import WANTED
+from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, Bodies, TooSlow
+from tocsin.ingest.decoder import Decoder
+from tocsin.ingest.exchange import Answer, Count, Counted, Room, Sweep, Taken, Traces
 from tocsin.ingest.replies import JSON, PROTOBUF, exported, failed
 from tocsin.model.events import Admitted, EventBatch
 from tocsin.runtime.ingest_log import Held
-from tocsin.wire import otlp, otlp_json
-from tocsin.wire.otlp import SpanColumns
+from tocsin.wire.events import decode_batch
 
 MAX_IN_FLIGHT = 64  # requests whose body has arrived; further ones are told to come back
 MAX_RETRY_AFTER_SECONDS = 5
@@ -38,73 +37,82 @@ SWEEP_SECONDS = 5.0
 
 
 class Sink(Protocol):
-    """Where rows go. Called on the receiver's one worker thread."""
+    """Where rows go. Called on the event loop: neither may take long."""
 
-    def check_room(self, rows: int) -> None:
-        """Raises Overloaded where there is no room for `rows` more, StorageError where there will never be."""
+    def room(self) -> tuple[int, int]:
+        """How many rows may wait and how many do. Raises StorageError where nothing will ever be taken again."""
         ...
 
     def accept(self, batch: EventBatch, held: Held) -> Future[Admitted]:
         """Done once rows and what is held are durable, as one, after everything handed over before."""
         ...
 
+    def fail(self, error: TocsinError) -> None:
+        """Take nothing more: what feeds this has broken."""
+        ...
+
 
 class Receiver:
-    """What the three endpoints share. Decoding and attribution run on one worker thread, in order of arrival."""
+    """What the three endpoints share, on one event loop. The decoder answers in order of arrival."""
 
-    def __init__(self, sink: Sink, attributor: Attributor, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, sink: Sink, decoder: Decoder, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._sink = sink
-        self._attributor = attributor
+        self._decoder = decoder
         self._now_ns = now_ns
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="tocsin-decode")
         self._in_flight = 0
+        self._handed = 0  # rows, ever
+        self._attributed: Mapping[str, int] = {}
         self.bodies = Bodies()
         self.counts: Counter[str] = Counter()  # requests, spans and what was left out, by reason
 
     def counters(self) -> dict[str, int]:
         """Everything counted since the start, by reason."""
-        return {**self.counts, **self._attributor.counts, "waiting": self._attributor.waiting}
+        return {**self.counts, "waiting": 0, **self._attributed}
 
     async def traces(self, encoding: str, body: bytes, gzipped: bool) -> Response:
         """Take in a trace request."""
-        columns, accepted = await self._work(self._take_in, encoding, body, gzipped)
+        asked = Traces(encoding == JSON, gzipped, self._now_ns(), self._room())
+        taken, accepted = await self._decoder.ask(asked, body, self._hand_over)
         admitted: Admitted = await asyncio.wrap_future(accepted)
-        left_out: Counter[str] = Counter(columns.refused)
+        left_out: Counter[str] = Counter(taken.refused)
         left_out.update({reason: count for reason, count in admitted.refused.items() if reason != DUPLICATE})
-        self.counts.update(spans=len(columns))
-        self.counts.update(columns.refused)
-        self.counts.update(columns.cut)
-        notes = {**left_out, **{f"{reason} cut": count for reason, count in columns.cut.items()}}
+        self.counts.update(spans=taken.spans)
+        self.counts.update(taken.refused)
+        self.counts.update(taken.cut)
+        notes = {**left_out, **{f"{reason} cut": count for reason, count in taken.cut.items()}}
         return exported(encoding, "spans", sum(left_out.values()), _sentence(notes))
 
     async def logs(self, encoding: str, body: bytes, gzipped: bool) -> Response:
         """Count log records; none is analysed, and the reply says so."""
-        count = otlp_json.count_logs if encoding == JSON else otlp.count_logs
-        records = await self._work(lambda: count(inflate(body) if gzipped else body))
+        records = await self._decoder.ask(Count("logs", encoding == JSON, gzipped), body, _counted)
         self.counts.update(log_records=records)
         return exported(encoding, "log_records", records, _UNUSED.format("log records") if records else "")
 
     async def metrics(self, encoding: str, body: bytes, gzipped: bool) -> Response:
         """Count metric data points; none is analysed, and the reply says so."""
-        count = otlp_json.count_metrics if encoding == JSON else otlp.count_metrics
-        points = await self._work(lambda: count(inflate(body) if gzipped else body))
+        points = await self._decoder.ask(Count("metrics", encoding == JSON, gzipped), body, _counted)
         self.counts.update(data_points=points)
         return exported(encoding, "data_points", points, _UNUSED.format("metrics") if points else "")
 
     async def sweep(self) -> None:
         """Pass on rows that have waited for their trace too long; later, where there is no room for them now."""
         with contextlib.suppress(TocsinError):
-            await asyncio.wrap_future(await self._work(self._take_out))
+            asked = Sweep(self._now_ns(), self._room())
+            _, accepted = await self._decoder.ask(asked, b"", self._hand_over)
+            await asyncio.wrap_future(accepted)
 
-    async def sweep_forever(self) -> None:
-        """Sweep every few seconds until cancelled."""
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            await self.sweep()
-
-    def close(self) -> None:
-        """End the worker thread."""
-        self._worker.shutdown()
+    @contextlib.asynccontextmanager
+    async def receiving(self) -> AsyncGenerator[None]:
+        """While this lasts, answers are read and what has waited too long is swept up now and then."""
+        await self._decoder.connect()
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._sweep_forever())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._decoder.disconnect()
 
     @contextlib.contextmanager
     def admitted(self) -> Any:
@@ -117,21 +125,34 @@ class Receiver:
         finally:
             self._in_flight -= 1
 
-    def _take_in(self, encoding: str, body: bytes, gzipped: bool) -> tuple[SpanColumns, Future[Admitted]]:
-        """Everything from bytes to the sink, in one go: whoever stops waiting for it does not stop it half way."""
-        decode = otlp_json.decode_traces if encoding == JSON else otlp.decode_traces
-        columns = decode(inflate(body) if gzipped else body, WANTED)
-        self._sink.check_room(len(columns))
-        batch = self._attributor.attribute(columns, self._now_ns())
+    def _room(self) -> Room:
+        limit, waiting = self._sink.room()
+        return Room(limit, self._handed - waiting)
+
+    async def _read(self) -> None:
+        try:
+            await self._decoder.read()
+        except StorageError as error:
+            self._sink.fail(error)
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self.sweep()
+
+    def _hand_over(self, answer: Answer, rows: memoryview) -> tuple[Taken, Future[Admitted]]:
+        """Whoever stops waiting for an answer does not keep what it brings from the sink."""
+        assert isinstance(answer, Taken)
+        self._attributed = {**answer.counts, "waiting": answer.waiting}
+        batch = decode_batch(rows)
+        self._handed += len(batch)
         # Even where there is nothing new: a repeated request must not be answered before what it repeats is durable.
-        return columns, self._sink.accept(batch, self._attributor.take_held())
+        return answer, self._sink.accept(batch, Held(answer.drop, answer.put))
 
-    def _take_out(self) -> Future[Admitted]:
-        self._sink.check_room(1)
-        return self._sink.accept(self._attributor.sweep(self._now_ns()), self._attributor.take_held())
 
-    async def _work(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+def _counted(answer: Answer, _: memoryview) -> int:
+    assert isinstance(answer, Counted)
+    return answer.count
 
 
 class _Endpoint:
@@ -180,6 +201,8 @@ class _Endpoint:
         except Overloaded as error:
             seconds = min(max(1, error.retry_after_seconds), MAX_RETRY_AFTER_SECONDS)
             return failed(encoding, 503, str(error), {"retry-after": str(seconds)})
+        except InternalError as error:
+            return failed(encoding, 500, str(error))  # not 503: sent again, it would fail again
         except TocsinError as error:
             return failed(encoding, 503, str(error), {"retry-after": str(MAX_RETRY_AFTER_SECONDS)})
 
@@ -195,35 +218,26 @@ def otlp_routes(receiver: Receiver) -> list[BaseRoute]:
 
 def build_app(
     sink: Sink,
+    decoder: Decoder,
     api_routes: Sequence[BaseRoute] = (),
     *,
-    salt: bytes = b"",
-    held: Iterable[bytes] = (),
     now_ns: Callable[[], int] = time.time_ns,
     lifespan: Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]] | None = None,
 ) -> Starlette:
     """An ASGI application: OTLP in, and `api_routes` beside it. `app.state.receiver.counters()` tells what came.
 
-    `salt` keys the digests of raw text that senders did not digest themselves; `held` is what the sink still holds for
-    an earlier receiver; `lifespan` runs around its own. Raises WireError where a held record is damaged.
+    `decoder` has begun, and is closed by whoever began it, after the application has ended; `lifespan` runs around the
+    application's own.
     """
-    attributor = Attributor(salt)
-    attributor.restore(held, now_ns())
-    receiver = Receiver(sink, attributor, now_ns)
+    receiver = Receiver(sink, decoder, now_ns)
 
     @contextlib.asynccontextmanager
     async def living(app: Starlette) -> AsyncGenerator[None]:
         async with contextlib.AsyncExitStack() as stack:
             if lifespan is not None:
                 await stack.enter_async_context(lifespan(app))
-            stack.callback(receiver.close)
-            sweeping = asyncio.create_task(receiver.sweep_forever())
-            try:
-                yield
-            finally:
-                sweeping.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await sweeping
+            await stack.enter_async_context(receiver.receiving())
+            yield
 
     app = Starlette(routes=[*otlp_routes(receiver), *api_routes], lifespan=living)
     app.state.receiver = receiver

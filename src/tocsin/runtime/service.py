@@ -25,7 +25,7 @@ import structlog
 
 from tocsin.config import Settings
 from tocsin.consensus.inputs import MILLISECOND_NS, ConsensusConfig
-from tocsin.errors import Overloaded, StorageError, TocsinError, UnknownAgent
+from tocsin.errors import StorageError, TocsinError, UnknownAgent
 from tocsin.model.events import Admitted, EventBatch
 from tocsin.model.verdict import Verdict
 from tocsin.monitor.inputs import Observed, Sealed
@@ -188,15 +188,13 @@ class FleetService:
 
     # -- what the web server calls ------------------------------------------------------------------------------------
 
-    def check_room(self, rows: int) -> None:
-        """Raises Overloaded when analysis has fallen too far behind to take `rows` more."""
+    def room(self) -> tuple[int, int]:
+        """How many events may wait to be analysed, and how many do. Raises StorageError when a thread has died."""
         self.check_alive()
-        limit = self._settings.limits.queue_events
-        if self._waiting_rows + rows > max(limit, rows):
-            raise Overloaded(f"{self._waiting_rows} events are waiting to be analysed", remedy="send again later")
+        return self._settings.limits.queue_events, self._waiting_rows
 
     def accept(self, batch: EventBatch, held: Held = NOTHING_HELD) -> Future[Admitted]:
-        """Make a batch, and the change of what is held, durable as one; ask `check_room` before."""
+        """Make a batch, and the change of what is held, durable as one. Ask for `room` before: this takes anything."""
         with self._counting:
             self._waiting_rows += len(batch)
         done: Future[Admitted] = Future()
@@ -221,6 +219,13 @@ class FleetService:
         _refuse(self._work, self._analyst_ended)
         return await asyncio.wrap_future(answer)
 
+    def fail(self, error: BaseException) -> None:
+        """Go out of business, loudly: nothing is accepted afterwards, and what was accepted is finished."""
+        self._failure = error
+        _log_error("stopped", cause=str(error), exc_info=not isinstance(error, TocsinError))
+        self._incoming.put(None)
+        self._work.put(None)
+
     def check_alive(self) -> None:
         """Raises StorageError when a thread has died: nothing is accepted or answered any more."""
         if self._failure is not None:
@@ -242,11 +247,7 @@ class FleetService:
             try:
                 work()
             except BaseException as error:  # noqa: BLE001 - kept, said aloud, and told to every caller
-                self._failure = error
-                _log_error("stopped", cause=str(error), exc_info=not isinstance(error, TocsinError))
-                # The other thread finishes what it has and ends too: without this one it can do nothing more.
-                self._incoming.put(None)
-                self._work.put(None)
+                self.fail(error)  # the other thread finishes what it has and ends too: alone it can do nothing more
             ended.set()
             _refuse(waiting, ended)
 

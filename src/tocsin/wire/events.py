@@ -111,7 +111,7 @@ def filled(batch: EventBatch) -> EventBatch:
     )
 
 
-def encode_batch(batch: EventBatch) -> bytes:
+def encode_batch(batch: EventBatch, *, compress: bool = True) -> bytes:
     """The bytes of `batch`; equal batches give equal bytes. Raises InputError where its columns disagree."""
     whole = filled(batch)
     header = _Header(
@@ -136,7 +136,7 @@ def encode_batch(batch: EventBatch) -> bytes:
     body = b"".join(parts)
     if len(body) > MAX_BODY_BYTES:
         raise InputError(f"event batch of {len(body)} bytes is over {MAX_BODY_BYTES}", remedy="split the batch")
-    packed = zlib.compress(body, 1)
+    packed = zlib.compress(body, 1) if compress else body
     flags, payload = (_ZLIB, packed) if len(packed) < len(body) else (0, body)
     prefix = _PREFIX.pack(MAGIC, VERSION, flags, len(body))
     return prefix + _checksum(prefix, payload) + payload
