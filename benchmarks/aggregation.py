@@ -58,7 +58,7 @@ def _accumulators(bench: Bench, d: int) -> None:
     n, agents = 200_000, 5_000
     x = rng.normal(size=(n, d))
     grid = fit_grid(tuple(map(str, range(d))), x[:1000])
-    moments, cells = np.zeros((agents, MomentLayout(d).size), np.int64), np.zeros((agents, d * BINS), np.int32)
+    moments, cells = np.zeros((agents, MomentLayout(d).open_size), np.int64), np.zeros((agents, d * BINS), np.int32)
     row, columns = rng.integers(0, agents, n), np.arange(d)
 
     def accumulate() -> None:
@@ -168,31 +168,6 @@ def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
     bench.record("packets an update costs", percentile(packets, 50), unit="", requirement="R1.6", bound="<= 4")
 
 
-def scaling(bench: Bench) -> None:
-    """R1.7: time to establish everything over n, 16 events an agent; exponent by least squares on logarithms."""
-    sizes = [100, 1_000, 10_000] if bench.quick else [100, 1_000, 10_000, 100_000]
-    seconds, held = list[float](), list[float]()
-    for n in sizes:
-        batches = list(fleet(n, 16, 3))
-        runs, hierarchy = list[float](), Hierarchy()
-        for _ in range(3 if n < 100_000 else 1):
-            start = time.perf_counter()
-            hierarchy = Hierarchy()
-            for batch in batches:
-                hierarchy.observe(batch)
-            hierarchy.establish([], Level.GLOBAL)
-            runs.append(time.perf_counter() - start)
-        seconds.append(min(runs))
-        bench.record(f"establish {n} agents", seconds[-1], unit="s", requirement="R1.7")
-        node = max(hierarchy.nodes.values(), key=lambda a: len(a.slots))
-        held.append((len(node.slots) + 2) * node.total.counts.nbytes / 1024)
-        bench.record(f"summaries held by the busiest node of {n} agents", held[-1], unit="KiB", requirement="R1.11")
-    growth = held[-1] / held[1] / (math.log(sizes[-1]) / math.log(sizes[1]))
-    bench.record("growth of the busiest node over that of log n", growth, unit="x", requirement="R1.11", bound="<= 1")
-    exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-    bench.record("scaling exponent of establishment", exponent, unit="", requirement="R1.7", bound="< 1.25")
-
-
 def tree(bench: Bench) -> None:
     """Attachments an operation costs, at two sizes, and the time of a join."""
     for n in (1_000, 10_000) if bench.quick else (1_000, 10_000, 100_000):
@@ -244,7 +219,6 @@ def measure(bench: Bench) -> None:
     tree(bench)
     placement(bench)
     whole_fleet(bench)
-    scaling(bench)
 
 
 if __name__ == "__main__":

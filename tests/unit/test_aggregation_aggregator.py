@@ -20,10 +20,10 @@ EPOCH = 2
 
 def summary(n: int, seed: int = 0) -> Summary:
     q = np.random.default_rng(seed).integers(-2000, 2000, (n, 2)).astype(np.int32)
-    moments, cells = np.zeros((1, MomentLayout(2).size), np.int64), np.zeros((1, 2 * BINS), np.int32)
+    moments, cells = np.zeros((1, MomentLayout(2).open_size), np.int64), np.zeros((1, 2 * BINS), np.int32)
     accumulate_moments(q, np.zeros(n, np.int64), moments)
     accumulate_histograms(q, np.zeros(n, np.int64), cells)
-    return Summary(EPOCH, 2, np.concatenate([moments[0], cells[0]]), {"act": n})
+    return Summary(EPOCH, 2, np.concatenate([MomentLayout(2).closed(moments)[0], cells[0]]), {"act": n})
 
 
 def arrived(content: Summary, seq: int = 0, **changes: object) -> Arrived:

@@ -23,10 +23,10 @@ def summary_of(d: int, n: int, seed: int = 0, missing: float = 0.0) -> np.ndarra
     q = np.clip(np.rint(rng.normal(size=(n, d)) * 256), -32767, 32767).astype(np.int32)
     q[rng.random((n, d)) < missing] = -(1 << 31)
     row = np.zeros(n, np.int64)
-    moments, cells = np.zeros((1, MomentLayout(d).size), np.int64), np.zeros((1, d * BINS), np.int32)
+    moments, cells = np.zeros((1, MomentLayout(d).open_size), np.int64), np.zeros((1, d * BINS), np.int32)
     accumulate_moments(q, row, moments)
     accumulate_histograms(q, row, cells)
-    return np.concatenate([moments[0], cells[0]])
+    return np.concatenate([MomentLayout(d).closed(moments)[0], cells[0]])
 
 
 def update(d: int = 2, n: int = 5, **changes: object) -> wire.Update:

@@ -18,7 +18,7 @@ from tocsin.aggregation.summary import MAX_ACTIONS, OVERFLOW_ACTION, Summary, ve
 from tocsin.aggregation.tree import Tree
 from tocsin.errors import InputError
 from tocsin.model.events import EventBatch, Phase
-from tocsin.stats.histogram import BINS, accumulate_histograms
+from tocsin.stats.histogram import BINS, accumulate_codes, accumulate_histograms
 from tocsin.stats.moments import (
     MAX_FEATURES,
     MAX_ROWS_PER_AGENT,
@@ -108,6 +108,8 @@ class LeafSummaries:
             keep = batch.phase == Phase.BASELINE
             if not keep.any():
                 return
+            if keep.all():  # the usual case while learning: nothing is copied
+                keep = slice(None)
             values = batch.values[keep] if batch.feature_names else batch.values
             events = _Rows(rows[keep], codes[batch.action[keep]], batch.feature_names, values)
         if self._first is None:
@@ -128,7 +130,7 @@ class LeafSummaries:
         self.epoch += 1
         self.grid = fit_grid(names, np.stack(columns, axis=1) if columns else np.zeros((0, 0)))
         capacity = self.seen.shape[0]
-        self._moments = np.zeros((capacity, MomentLayout(len(names)).size), np.int64)
+        self._moments = np.zeros((capacity, MomentLayout(len(names)).open_size), np.int64)
         self._cells = np.zeros((capacity, len(names) * BINS), np.int32)
         self._actions[:] = 0
         for rows in self._first:
@@ -177,9 +179,7 @@ class LeafSummaries:
             raise InputError("an agent has more events than one epoch can count", remedy="open a new baseline epoch")
         accumulate_moments(q, events.row, self._moments)
         accumulate_histograms(q, events.row, self._cells)
-        acted = events.action >= 0
-        width = self._actions.shape[1]
-        np.add.at(self._actions.reshape(-1), events.row[acted] * width + events.action[acted], 1)
+        accumulate_codes(events.row, events.action, self._actions)
         self._touched[events.row] = True
 
     def _quantised(self, events: _Rows) -> I32:
@@ -211,8 +211,8 @@ class LeafSummaries:
         place += [new.counts + new.pair(a, b) for a in range(d) for b in range(a, d)]
         place += [new.sums + a * (d + 1) + b for a in range(d) for b in range(d)]
         place += [new.products + new.pair(a, b) for a in range(d) for b in range(a, d)]
-        moments = np.zeros((self._moments.shape[0], new.size), np.int64)
-        moments[:, place] = self._moments[:, : old.size]
+        moments = np.zeros((self._moments.shape[0], new.open_size), np.int64)
+        moments[:, place] = old.closed(self._moments)
         self._moments = moments
         self._cells = np.pad(self._cells, ((0, 0), (0, BINS)))
         self.epoch += 1
@@ -222,15 +222,29 @@ class LeafSummaries:
     def summary(self, agent_ids: list[str]) -> Summary:
         """Exact sum over these agents; agents without events contribute nothing."""
         rows = np.array([self.row_of[a] for a in agent_ids if a in self.row_of], np.int64)
-        counts = np.zeros(vector_size(len(self.grid)), np.int64)
-        size = MomentLayout(len(self.grid)).size
+        layout = MomentLayout(len(self.grid))
         if not rows.size or self.epoch < 0:
-            return Summary(self.epoch, len(self.grid), counts)
-        counts[:size] = self._moments[rows].sum(axis=0)
-        counts[size:] = self._cells[rows].sum(axis=0, dtype=np.int64)
-        per_action = self._actions[rows].sum(axis=0, dtype=np.int64)
-        actions = {name: int(per_action[code]) for name, code in self._codes.items() if per_action[code]}
-        return Summary(self.epoch, len(self.grid), counts, actions)
+            return Summary.empty(self.epoch, len(self.grid))
+        counts = np.empty(vector_size(len(self.grid)), np.int64)
+        counts[: layout.size] = layout.closed(self._moments[rows].sum(axis=0))
+        counts[layout.size :] = self._cells[rows].sum(axis=0, dtype=np.int64)
+        return Summary(self.epoch, len(self.grid), counts, self._named(self._actions[rows].sum(axis=0, dtype=np.int64)))
+
+    def each(self, agent_ids: list[str]) -> list[Summary]:
+        """One summary an agent; an agent without events has an empty one."""
+        d, layout = len(self.grid), MomentLayout(len(self.grid))
+        rows = np.array([self.row_of.get(a, -1) for a in agent_ids], np.int64)
+        if self.epoch < 0:
+            return [Summary.empty(self.epoch, d)] * len(agent_ids)
+        counts = np.concatenate([layout.closed(self._moments[rows]), self._cells[rows]], axis=1, dtype=np.int64)
+        counts[rows < 0] = 0
+        actions = self._actions[rows]
+        actions[rows < 0] = 0
+        return [Summary(self.epoch, d, one, self._named(acts)) for one, acts in zip(counts, actions, strict=True)]
+
+    def _named(self, per_action: I64 | I32) -> dict[str, int]:
+        names = list(self._codes)
+        return {names[code]: int(per_action[code]) for code in np.flatnonzero(per_action).tolist()}
 
     def resend(self, region: str) -> None:
         """`region` has lost track: the next flush sends it a snapshot."""

@@ -8,14 +8,14 @@ deviations.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
 
 LINEAR_BITS = 5  # width of a bin around zero: 2**5 grid steps
 SUB_BITS = 3  # bins an octave: 2**3
@@ -24,25 +24,39 @@ BINS = 2 * REACH + 1
 MISSING = -(1 << 31)
 
 
-@njit(cache=True, nogil=True)
-def bin_of(q: int | np.integer[Any]) -> int:
-    """Bin 0..126 of a grid coordinate -32767..32767."""
-    w = abs(q) >> LINEAR_BITS
-    e = 0
-    while (w >> e) >= 1 << (SUB_BITS + 1):
-        e += 1
+def _bins() -> U8:
+    """Bin 0..126 of every grid coordinate -32767..32767."""
+    q = np.arange(-(1 << 15) + 1, 1 << 15)
+    w = np.abs(q) >> LINEAR_BITS
+    e = np.maximum(0, np.frexp(w)[1] - SUB_BITS - 1)  # octaves above the linear part; frexp gives the bit length
     b = (e << SUB_BITS) + (w >> e)
-    return REACH + b if q >= 0 else REACH - b
+    return np.where(q >= 0, REACH + b, REACH - b).astype(np.uint8)
+
+
+BIN_OF = _bins()  # 64 KB, of which samples mostly look up the middle
 
 
 @njit(cache=True, nogil=True)
-def accumulate_histograms(q: I32, row: I64, cells: I32) -> None:
-    """Count each sample `q[i]` (n, d) in `cells[row[i]]` (agents, d * BINS), in place."""
+def _count(q: I32, row: I64, bins: U8, cells: I32) -> None:
+    centre = bins.shape[0] // 2
     for i in range(q.shape[0]):
         c = cells[row[i]]
         for a in range(q.shape[1]):
             if q[i, a] != MISSING:
-                c[a * BINS + bin_of(q[i, a])] += 1
+                c[a * BINS + bins[q[i, a] + centre]] += 1
+
+
+def accumulate_histograms(q: I32, row: I64, cells: I32) -> None:
+    """Count each sample `q[i]` (n, d) in `cells[row[i]]` (agents, d * BINS), in place."""
+    _count(q, row, BIN_OF, cells)
+
+
+@njit(cache=True, nogil=True)
+def accumulate_codes(row: I64, code: I64, counts: I32) -> None:
+    """Count each `code[i]` (n,) in `counts[row[i]]` (agents, codes), in place; -1 is none."""
+    for i in range(row.shape[0]):
+        if code[i] >= 0:
+            counts[row[i], code[i]] += 1
 
 
 def _lower_edges() -> tuple[int, ...]:
@@ -58,21 +72,6 @@ def _lower_edges() -> tuple[int, ...]:
 EDGES = _lower_edges()
 
 
-def quantile(cells: I64 | I32, probability: float) -> float:
-    """Grid coordinate below which a share `probability` of the counts lies, interpolated in its bin; 0.0 if empty."""
-    total = int(cells.sum())
-    if total <= 0:
-        return 0.0
-    want = probability * total
-    cumulative = np.cumsum(cells, dtype=np.int64)
-    k = min(int(np.searchsorted(cumulative, want, side="left")), BINS - 1)
-    while int(cells[k]) == 0:
-        k += 1
-    within = (want - (int(cumulative[k]) - int(cells[k]))) / int(cells[k])
-    low, high = bin_edges(k)
-    return low + min(max(within, 0.0), 1.0) * (high - low)
-
-
 def bin_edges(k: int) -> tuple[float, float]:
     """Where bin `k` begins and ends, in grid coordinates; samples sit on integers, so edges sit on halves."""
     b = k - REACH
@@ -80,3 +79,33 @@ def bin_edges(k: int) -> tuple[float, float]:
         return 0.5 - EDGES[1], EDGES[1] - 0.5
     low, high = EDGES[abs(b)] - 0.5, EDGES[abs(b) + 1] - 0.5
     return (low, high) if b > 0 else (-high, -low)
+
+
+_BIN_EDGES = np.array([bin_edges(k) for k in range(BINS)])
+
+
+@njit(cache=True, nogil=True)
+def _quantiles(cells: I64, probabilities: F64, edges: F64, out: F64) -> None:
+    for i in range(cells.shape[0]):
+        total = 0
+        for k in range(cells.shape[1]):
+            total += cells[i, k]
+        if total <= 0:
+            continue
+        k, below = 0, 0
+        for j in range(probabilities.shape[0]):
+            want = probabilities[j] * total
+            while below + cells[i, k] < want or cells[i, k] == 0:
+                below += cells[i, k]
+                k += 1
+            out[i, j] = edges[k, 0] + (want - below) / cells[i, k] * (edges[k, 1] - edges[k, 0])
+
+
+def quantiles(cells: I64, probabilities: tuple[float, ...]) -> F64:
+    """(m, p) grid coordinates below which ascending shares (p,) of histograms (m, BINS) lie, interpolated in a bin.
+
+    0.0 for an empty histogram.
+    """
+    out = np.zeros((cells.shape[0], len(probabilities)))
+    _quantiles(cells, np.array(probabilities), _BIN_EDGES, out)
+    return out

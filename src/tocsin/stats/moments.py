@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -129,10 +130,12 @@ class MomentLayout:
     """Where things are in the flat vector of `d` features.
 
     [events | saturated (d) | pair count (p) | sum of q_a over rows that also have b (d*d) | sum of q_a*q_b (p)]
-    with the p = d(d+1)/2 pairs a <= b in row-major order.
+    with the p = d(d+1)/2 pairs a <= b in row-major order. While rows are still being added, an accumulator of
+    `open_size` carries [complete rows | sums over complete rows (d)] behind that: a row without missing values says the
+    same thing to every pair, so it is noted once and spread by `closed` when somebody asks.
     """
 
-    __slots__ = ("counts", "d", "products", "size", "sums")
+    __slots__ = ("counts", "d", "open_size", "products", "size", "sums")
 
     def __init__(self, d: int) -> None:
         pairs = d * (d + 1) // 2
@@ -141,96 +144,178 @@ class MomentLayout:
         self.sums = self.counts + pairs
         self.products = self.sums + d * d
         self.size = self.products + pairs
+        self.open_size = self.size + 1 + d
 
     def pair(self, a: int, b: int) -> int:
         """Number of a pair, in either order."""
         a, b = min(a, b), max(a, b)
         return a * self.d - a * (a - 1) // 2 + b - a
 
+    def closed(self, accumulators: I64) -> I64:
+        """(..., open_size) -> (..., size): complete rows spread over all pairs. Linear: sum first, close once."""
+        out = accumulators[..., : self.size].copy()
+        out[..., self.counts : self.sums] += accumulators[..., self.size, None]
+        out[..., self.sums : self.products] += np.repeat(accumulators[..., self.size + 1 :], self.d, axis=-1)
+        return out
+
+
+BLOCK_ROWS = 256  # a block of 16 features in doubles stays in the first-level cache, its sums below 2**53
+LEAST_RUN = 8  # shorter runs of one agent's rows are added row by row
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _add_block(q: I32, start: int, stop: int, m: I64, x: F64) -> bool:
+    """Complete rows start..stop of one agent at once; False, and nothing added, if a value is missing.
+
+    `x` (d, BLOCK_ROWS) is scratch. Sums run in doubles because those have vector instructions everywhere: every term is
+    an integer and every partial sum below 2**38, so any association gives the same, exact result.
+    """
+    d = q.shape[1]
+    n = stop - start
+    products = 1 + d + d * (d + 1) // 2 + d * d
+    whole = products + d * (d + 1) // 2
+    for i in range(n):
+        for a in range(d):
+            if q[start + i, a] == MISSING:
+                return False
+            x[a, i] = q[start + i, a]
+    m[0] += n
+    m[whole] += n
+    k = products
+    for a in range(d):
+        one = x[a]
+        total, saturated = 0.0, 0
+        for i in range(n):
+            total += one[i]
+            saturated += 1 if abs(one[i]) == Q_MAX else 0
+        m[1 + a] += saturated
+        m[whole + 1 + a] += np.int64(total)
+        for b in range(a, d):
+            other = x[b]
+            product = 0.0
+            for i in range(n):
+                product += one[i] * other[i]
+            m[k] += np.int64(product)
+            k += 1
+    return True
+
 
 @njit(cache=True, nogil=True)
-def accumulate_moments(q: I32, row: I64, moments: I64) -> None:
-    """Add each sample `q[i]` (n, d) to vector `moments[row[i]]` (agents, MomentLayout(d).size), in place."""
+def _add_row(q: I32, i: int, m: I64, x: I64, present: I64) -> None:
+    """Row i; `x` and `present` (d,) are scratch. Costs the square of the features it has, not of the grid's."""
     d = q.shape[1]
     counts = 1 + d
     sums = counts + d * (d + 1) // 2
     products = sums + d * d
-    x = np.zeros(d, np.int64)
-    has = np.zeros(d, np.int64)
-    for i in range(q.shape[0]):
-        m = moments[row[i]]
-        m[0] += 1
-        complete = True
+    whole = products + d * (d + 1) // 2
+    n = 0
+    for a in range(d):
+        v = q[i, a]
+        if v != MISSING:
+            present[n], x[n] = a, v
+            n += 1
+            if abs(v) == Q_MAX:
+                m[1 + a] += 1
+    m[0] += 1
+    if n == d:
+        m[whole] += 1
+        k = products
         for a in range(d):
-            present = q[i, a] != MISSING
-            complete = complete and present
-            has[a] = 1 if present else 0
-            x[a] = q[i, a] if present else 0
-            m[1 + a] += 1 if abs(x[a]) == Q_MAX else 0
-        k = 0
-        for a in range(d):
-            for b in range(d):
-                m[sums + a * d + b] += x[a] * has[b]
-            if complete:
-                for b in range(d - a):
-                    m[counts + k + b] += 1
-            else:
-                for b in range(d - a):
-                    m[counts + k + b] += has[a] * has[a + b]
+            m[whole + 1 + a] += x[a]
             for b in range(d - a):
-                m[products + k + b] += x[a] * x[a + b]
+                m[k + b] += x[a] * x[a + b]
             k += d - a
+        return
+    for s in range(n):
+        a = present[s]
+        first = a * d - a * (a - 1) // 2 - a  # of the pairs (a, ...)
+        for t in range(n):
+            m[sums + a * d + present[t]] += x[s]
+        for t in range(s, n):
+            m[counts + first + present[t]] += 1
+            m[products + first + present[t]] += x[s] * x[t]
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureMoments:
-    """Of one feature, in its own unit."""
+@njit(cache=True, nogil=True)
+def accumulate_moments(q: I32, row: I64, moments: I64) -> None:
+    """Add each sample `q[i]` (n, d) to accumulator `moments[row[i]]` (agents, MomentLayout(d).open_size), in place.
 
-    count: int
-    mean: float
-    variance: float  # unbiased; 0.0 below two samples
-    saturated: int
+    Any order of rows gives the same numbers; rows of one agent that stand together are added in blocks, ten times as
+    fast.
+    """
+    n, d = q.shape
+    block, x, present = np.empty((d, BLOCK_ROWS), np.float64), np.zeros(d, np.int64), np.zeros(d, np.int64)
+    i = 0
+    while i < n:
+        stop = i + 1
+        while stop < n and row[stop] == row[i] and stop - i < BLOCK_ROWS:
+            stop += 1
+        m = moments[row[i]]
+        if stop - i < LEAST_RUN or not _add_block(q, i, stop, m, block):
+            for k in range(i, stop):
+                _add_row(q, k, m, x, present)
+        i = stop
+
+
+@lru_cache(maxsize=MAX_FEATURES + 1)
+def _pair_numbers(d: int) -> I64:
+    """(d, d) `MomentLayout.pair` of every two features."""
+    layout = MomentLayout(d)
+    return np.array([[layout.pair(a, b) for b in range(d)] for a in range(d)], np.int64).reshape(d, d)
 
 
 class Moments:
-    """Reads means, variances and correlations out of a moment vector. Exact integers, one rounding at the end."""
+    """Means, variances and correlations of the moment vectors (m, size) of `m` summaries, in the features' own units.
 
-    __slots__ = ("grid", "layout", "vector")
+    Numerators and denominators are exact integers; what follows is a few IEEE operations, the same on every machine.
+    """
 
-    def __init__(self, grid: Grid, vector: I64) -> None:
-        self.grid = grid
-        self.layout = MomentLayout(len(grid))
-        if vector.shape[0] < self.layout.size:
-            raise InputError(f"{len(grid)} features need {self.layout.size} numbers, {vector.shape[0]} were given")
-        self.vector = vector
+    __slots__ = ("count", "covariance_q", "mean", "saturated", "variance")
 
-    def _pair(self, a: int, b: int) -> tuple[int, int, int, int]:
-        """(rows with both, sum of a, sum of b, sum of a*b)."""
-        at, v, d = self.layout, self.vector, self.layout.d
-        k = at.pair(a, b)
-        return int(v[at.counts + k]), int(v[at.sums + a * d + b]), int(v[at.sums + b * d + a]), int(v[at.products + k])
+    def __init__(self, grid: Grid, vectors: I64) -> None:
+        d = len(grid)
+        at, pairs = MomentLayout(d), _pair_numbers(d)
+        if vectors.shape[1] < at.size:
+            raise InputError(f"{d} features need {at.size} numbers, {vectors.shape[1]} were given")
+        rows = vectors[:, at.counts + pairs]
+        sums = vectors[:, at.sums : at.products].reshape(vectors.shape[0], d, d)
+        exponent = np.array(grid.exponent, np.int32)
+        self.saturated = vectors[:, 1 : 1 + d]
+        self.count: I64 = rows.diagonal(axis1=1, axis2=2)  # (m, d)
+        # (m, d, d) unbiased covariances in squared grid steps over the rows that have both; 0.0 below two rows
+        self.covariance_q = _covariance(rows, sums, vectors[:, at.products + pairs])
+        self.mean: F64 = np.ldexp(_mean_q(grid, self.count, sums.diagonal(axis1=1, axis2=2)), exponent)
+        self.variance: F64 = np.ldexp(self.covariance_q.diagonal(axis1=1, axis2=2), 2 * exponent)  # unbiased
 
-    def covariance_q(self, a: int, b: int) -> tuple[int, int]:
-        """Unbiased covariance in squared grid steps over the rows that have both, exactly: (numerator, denominator)."""
-        n, sa, sb, sab = self._pair(a, b)
-        return (n * sab - sa * sb, n * (n - 1)) if n > 1 else (0, 1)
+    def correlation(self) -> F64:
+        """(m, d, d) Pearson correlations; where values are missing, pairwise covariance over available-case variances.
 
-    def feature(self, a: int) -> FeatureMoments:
-        n, total, _, _ = self._pair(a, a)
-        exponent = self.grid.exponent[a]
-        mean = math.ldexp((self.grid.origin[a] * n + total) / n, exponent) if n else 0.0
-        top, bottom = self.covariance_q(a, a)
-        return FeatureMoments(n, mean, math.ldexp(top / bottom, 2 * exponent), int(self.vector[1 + a]))
+        0.0 where a feature does not vary.
+        """
+        deviation = np.sqrt(self.covariance_q.diagonal(axis1=1, axis2=2))
+        scale = deviation[:, :, None] * deviation[:, None, :]
+        r = np.divide(self.covariance_q, scale, out=np.zeros_like(scale), where=scale > 0)
+        np.clip(r, -1.0, 1.0, out=r)
+        r[:, np.eye(r.shape[1], dtype=np.bool_)] = 1.0
+        return r
 
-    def correlation(self) -> tuple[tuple[float, ...], ...]:
-        """(d, d) Pearson correlations; where values are missing, pairwise covariance over available-case variances."""
-        d = self.layout.d
-        variance = [self.covariance_q(a, a) for a in range(d)]
-        rows = [[1.0] * d for _ in range(d)]
-        for a in range(d):
-            for b in range(a + 1, d):
-                (c, n), (va, na), (vb, nb) = self.covariance_q(a, b), variance[a], variance[b]
-                top, bottom = c * c * na * nb, n * n * va * vb
-                r = math.sqrt(1.0 if top >= bottom else top / bottom) if bottom else 0.0
-                rows[a][b] = rows[b][a] = r if c > 0 else -r
-        return tuple(tuple(row) for row in rows)
+
+def _mean_q(grid: Grid, n: I64, total: I64) -> F64:
+    """(origin * n + total) / n, both exact; 0.0 without rows."""
+    origin = np.array(grid.origin, np.int64)
+    if n.size and int(n.max()) * (1 + int(np.abs(origin).max()) + Q_MAX) >= MAX_ABS:
+        origin = origin.astype(object)
+    top = (origin * n + total).astype(np.float64)
+    return np.divide(top, n, out=np.zeros_like(top), where=n > 0)
+
+
+def _covariance(n: I64, sums: I64, products: I64) -> F64:
+    """(n * products - sums * sums') / (n * (n - 1)), both exact; in Python's integers where 64 bits do not suffice."""
+    if n.size == 0:
+        return np.zeros(n.shape)
+    most, widest = int(n.max()), int(np.abs(sums).max())
+    if max(most * int(np.abs(products).max()), most * most, widest * widest) >= MAX_ABS:
+        n, sums, products = n.astype(object), sums.astype(object), products.astype(object)
+    top = (n * products - sums * sums.transpose(0, 2, 1)).astype(np.float64)
+    bottom = (n * (n - 1)).astype(np.float64)
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
