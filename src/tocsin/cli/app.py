@@ -190,6 +190,30 @@ def verify(
 
 
 @app.command()
+def sim(
+    seed: Annotated[int, typer.Option(help="Which run: equal seeds give equal runs, on every machine.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds, from --seed on.", min=1)] = 1,
+    monitors: Annotated[int, typer.Option(help="Monitors; (n - 1) / 3 of them may lie.", min=1, max=100)] = 4,
+    only: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Of the seed's faults, only these: 0,3,5 or none.")
+    ] = None,
+    shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="Reduce what failed to few faults.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Simulate monitors that agree while everything goes wrong, and check that what must hold holds.
+
+    The real monitors run on a simulated network, clock, processor and disk. Each seed draws its own mixture of loss,
+    delay, partitions, crashes, slow machines, wrong clocks and lying monitors. Then the network heals, and everything
+    that honest monitors stated must be decided by all of them.
+
+    Without --seeds the faults of one seed are listed. A violation prints the command that repeats it, exit code 1.
+    """
+    from tocsin.cli.sim import run_sim
+
+    run_sim(seed=seed, seeds=seeds, monitors=monitors, only=only, shrink=shrink, as_json=as_json)
+
+
+@app.command()
 def config(as_json: Json = False) -> None:
     """Print every setting: its value, where that came from, what it does and what it trades."""
     from tocsin.cli.config import run_config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from tocsin.consensus.messages import Cut, Tip
 from tocsin.trust import merkle
 from tocsin.wire.evidence import GENESIS
@@ -14,6 +16,7 @@ def empty_cut(n: int) -> Cut:
     return (NOTHING,) * n
 
 
+@lru_cache(maxsize=128)  # asked again at every message about one proposal
 def cut_root(cut: Cut) -> bytes:
     """Merkle root over (monitor, seq, head), so that one monitor's place in a cut can be shown alone."""
     return merkle.root(

@@ -81,6 +81,7 @@ class EvidenceLog:
         self._orphans: dict[bytes, Link] = {}  # wanted, but what they extend is missing
         self._chains: list[list[Link]] = [[] for _ in range(roster.n)]  # the branch seen first
         self._fork_seq: dict[int, int] = {}
+        self._newest: tuple[Cut, int, Cut] | None = None  # what newest_cut was asked last, and answered
         self.forks: dict[int, Fork] = {}
         self.wanted: set[bytes] = set()
         self.refused: Counter[str] = Counter()
@@ -147,6 +148,7 @@ class EvidenceLog:
         chain = self._chains[link.batch.monitor]
         if link.batch.prev_hash == (chain[-1].signed.head if chain else GENESIS):
             chain.append(link)
+            self._newest = None
 
     # --- equivocation
 
@@ -163,6 +165,7 @@ class EvidenceLog:
             return False
         self._fork_seq[monitor] = seq
         self.forks[monitor] = fork
+        self._newest = None
         return True
 
     def learn_fork(self, fork: Fork) -> int | None:
@@ -186,7 +189,10 @@ class EvidenceLog:
 
     def newest_cut(self, certified: Cut, batches_per_cut: int) -> Cut:
         """The furthest cut that extends `certified` by at most `batches_per_cut` batches of each monitor."""
-        return tuple(self._newest_tip(m, tip, batches_per_cut) for m, tip in enumerate(certified))
+        if self._newest is None or self._newest[0] is not certified or self._newest[1] != batches_per_cut:
+            cut = tuple(self._newest_tip(m, tip, batches_per_cut) for m, tip in enumerate(certified))
+            self._newest = certified, batches_per_cut, cut
+        return self._newest[2]
 
     def _newest_tip(self, monitor: int, certified: Tip, batches_per_cut: int) -> Tip:
         chain = self._chains[monitor]
@@ -242,6 +248,10 @@ class EvidenceLog:
     def stretch(self, monitor: int, above_seq: int, to_seq: int) -> list[bytes]:
         """Bytes of the branch seen first, oldest first, numbers above_seq+1..to_seq."""
         return [link.raw for link in self._chains[monitor][above_seq + 1 : to_seq + 1]]
+
+    def batches(self, monitor: int) -> Iterator[EvidenceBatch]:
+        """The branch of `monitor` that was seen first, oldest first."""
+        return (link.batch for link in self._chains[monitor])
 
     def tip(self, monitor: int) -> Tip:
         """End of the branch of `monitor` that was seen first."""

@@ -4,8 +4,8 @@
     Received / Fired ───────────────────────> Replica ────────────────┴──> Send, Persist, SetTimer, Emit
 
 Recovery: the host first replays the journal (`recover`), then the ingest log (`Observed`, `Sealed`, in order). The
-detector is deterministic, so the second replay rebuilds exactly the state that stated what the journal holds;
-evidence up to `through_offset` is not stated twice.
+detector is deterministic, so the second replay rebuilds exactly the state that stated what the journal holds. Events
+of an agent up to the last one that this monitor's own chain speaks about are not stated again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable
 
 from tocsin.consensus.inputs import Start, SubmitEvidence
 from tocsin.consensus.replica import Replica
-from tocsin.detection.detector import FleetDetector, Observation
+from tocsin.detection.detector import Observation
 from tocsin.model.evidence import Evidence, Reason
 from tocsin.model.steps import Effect, Emit, Fired, Received
 from tocsin.monitor.inputs import Flush, Observed, Sealed
+from tocsin.monitor.judge import Judge
 from tocsin.monitor.ledger import Ledger
 from tocsin.monitor.verdicts import verdicts_of
 from tocsin.stats.logodds import to_q32
@@ -36,13 +37,13 @@ class Monitor:
     `alter` exists for fault injection: a lying monitor is an honest one whose statements pass through a lie.
     """
 
-    def __init__(self, me: int, replica: Replica, detector: FleetDetector, *, alter: Transform | None = None) -> None:
+    def __init__(self, me: int, replica: Replica, detector: Judge, *, alter: Transform | None = None) -> None:
         self.me = me
         self.replica = replica
         self.detector = detector
         self._ledger = Ledger()
         self._alter = alter or _unaltered
-        self._stated_through = 0  # ingest offset up to which the journal already holds this monitor's statements
+        self._stated: dict[str, int] = {}  # agent -> last event that the journal's statements speak about, on recovery
         self.evidence_stated = 0
         self.names: list[str] = []  # every agent observed, in the order of the detector's indices
         self.index: dict[str, int] = {}
@@ -51,7 +52,8 @@ class Monitor:
     def recover(self, records: Iterable[tuple[str, bytes]]) -> None:
         """Rebuild from journal records (kind, bytes), oldest first. Call once, before any `step`."""
         self.replica.recover(records)
-        self._stated_through = self.replica.through_offset
+        for batch in self.replica.evidence_log.batches(self.me):
+            self._stated.update((item.agent_id, item.last_seq) for item in batch.items)
 
     def step(self, now_ns: int, event: MonitorInput) -> list[Effect]:
         """Advance by one input. Pure but for this object's own state."""
@@ -85,14 +87,27 @@ class Monitor:
         for name in seen.agents[len(self.names) :]:
             self.index[name] = len(self.names)
             self.names.append(name)
-        material = self._ledger.add(seen.agent_index, seen.seq, seen.log_bf, seen.log_e)
-        return self._state(now_ns, material.tolist(), batch.offset + len(batch))
+        material = self._ledger.add(seen.agent_index, seen.seq, seen.log_bf, seen.log_e).tolist()
+        if self._stated:
+            known = self._skip_stated(seen.agent_index.tolist())
+            material = [agent for agent in material if agent not in known]
+        return self._state(now_ns, material, batch.offset + len(batch))
+
+    def _skip_stated(self, agents: Iterable[int]) -> set[int]:
+        """While the ingest log is replayed: drop what the journal holds statements about. Returns whose it was."""
+        skipped: set[int] = set()
+        for agent in set(agents):
+            name = self.names[agent]
+            if name not in self._stated:
+                continue
+            if self._ledger.events[agent] - 1 <= self._stated[name]:
+                self._ledger.take(agent)
+                skipped.add(agent)
+            else:
+                del self._stated[name]
+        return skipped
 
     def _state(self, now_ns: int, agents: list[int], offset: int) -> list[Effect]:
-        if offset <= self._stated_through:  # replaying the ingest log: the journal holds these statements already
-            for agent in agents:
-                self._ledger.take(agent)
-            return []
         items = tuple(self._evidence(now_ns, agent) for agent in agents)
         items = self._alter(items) if items else items
         if not items:

@@ -1,0 +1,209 @@
+"""What must hold at every moment of a run, whatever goes wrong, and what must hold at its end.
+
+Checked from outside, on what honest monitors make durable, send and announce, with arithmetic of its own: a checker
+that asked the code under test whether it was right would learn little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from tocsin.consensus import journal
+from tocsin.consensus.certificate import verify_verdict
+from tocsin.consensus.cut import cut_root, empty_cut
+from tocsin.consensus.evidence_log import Conflict, Gap
+from tocsin.consensus.messages import ENVELOPE, Certified, Cut, Propose, Timeout, Tip, Vote
+from tocsin.consensus.quorum import leader_of, vote_holds
+from tocsin.detection.fusion import FleetPosterior
+from tocsin.errors import VerificationError
+from tocsin.model.posterior import Decision
+from tocsin.model.verdict import Roster, Verdict
+from tocsin.sim.seat import Seat
+
+SIGNED_TAGS = (b"VOTE", b"PROPOSE", b"TIMEOUT")  # decoding everything sent would double a run's time
+TAG_BYTES = 12  # a message's tag lies in these
+Slot = tuple[int, int, str]  # epoch, view, what: 'P' and 'C' votes, 'propose', 'timeout'
+Value = tuple[bytes, bytes]  # cut root, posterior root
+
+
+class Violation(AssertionError):
+    """An invariant does not hold. `kind` is short and the same for the same cause; the message has the details."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+
+
+@dataclass(slots=True)
+class Known:
+    """What one honest monitor is known to have bound itself to, crashes included."""
+
+    epoch: int = 0  # decisions durable
+    announced: int = 0
+    locked_view: int = -1  # in the current epoch
+    proposal: tuple[int, Value] | None = None  # view and value of its own latest proposal
+    cut: Cut = ()
+
+
+class Invariants:
+    """Told by seats what they do; raises Violation. `roster` is the true one, whatever the code under test believes."""
+
+    def __init__(self, roster: Roster, faulty: tuple[int, ...]) -> None:
+        self.roster = roster
+        self.cuts: list[Cut] = [empty_cut(roster.n)]  # cuts[e + 1] is what epoch e decided
+        self.values: dict[int, Value] = {}  # decided, by epoch
+        self.posterior = FleetPosterior(roster)
+        self.verdict_ids: set[str] = set()
+        self._faulty = frozenset(faulty)
+        self._known = {i: Known() for i in range(roster.n) if i not in self._faulty}
+        self._said: dict[tuple[int, Slot], object] = {}
+        self._backing: dict[tuple[Slot, Value], set[int]] = {}
+        self._certifiable: dict[int, Value] = {}
+        self._cut_under: dict[bytes, Cut] = {}
+
+    # --- what seats do
+
+    def durable(self, seat: Seat, kind: str, record: bytes) -> None:
+        """A record of an honest monitor's journal has reached the disk."""
+        if not seat.honest:
+            return
+        known = self._known[seat.index]
+        if kind == journal.DECIDED:
+            self._decision_durable(known, journal.decode_decided(record))
+        elif kind == journal.PROPOSED:
+            message = ENVELOPE.decode(record)
+            assert isinstance(message, Propose)
+            value = (cut_root(message.cut), message.posterior_root)
+            known.proposal = (message.view, value)
+            self._says(seat.index, (message.epoch, message.view, "propose"), value)
+        elif kind == journal.VOTED:
+            vote = msgspec.msgpack.decode(record, type=journal.VotedRecord)
+            # A leader's own vote is in no message; it can only be for its proposal.
+            if leader_of(self.roster, known.epoch, vote.view) == seat.index and known.proposal is not None:
+                view, value = known.proposal
+                if view == vote.view:
+                    self._voted(seat.index, (known.epoch, view, vote.phase), value)
+        elif kind == journal.LOCKED:
+            view = msgspec.msgpack.decode(record, type=Certified).votes.view
+            if view <= known.locked_view:
+                raise Violation("a lock went back", f"monitor {seat.index}, view {known.locked_view} to {view}")
+            known.locked_view = view
+
+    def _decision_durable(self, known: Known, certified: Certified) -> None:
+        if certified.votes.epoch != known.epoch:
+            raise Violation("epochs out of order", f"{certified.votes.epoch} after {known.epoch - 1}")
+        known.epoch += 1
+        known.locked_view = -1
+        known.proposal = None
+        known.cut = certified.cut
+        self._cut_under[cut_root(certified.cut)] = certified.cut
+
+    def sent(self, seat: Seat, body: bytes) -> None:
+        """An honest monitor sends a message."""
+        if not seat.honest or not any(tag in body[:TAG_BYTES] for tag in SIGNED_TAGS):
+            return
+        message = ENVELOPE.decode(body)
+        if isinstance(message, Vote):
+            slot = (message.epoch, message.view, message.phase)
+            self._voted(seat.index, slot, (message.cut_root, message.posterior_root))
+        elif isinstance(message, Propose):
+            value = (cut_root(message.cut), message.posterior_root)
+            self._says(seat.index, (message.epoch, message.view, "propose"), value)
+        elif isinstance(message, Timeout):
+            self._says(seat.index, (message.epoch, message.view, "timeout"), message.signature)
+
+    def _says(self, monitor: int, slot: Slot, value: object) -> None:
+        if self._said.setdefault((monitor, slot), value) != value:
+            raise Violation("an honest monitor signed two statements in a slot", f"monitor {monitor}, {slot}")
+
+    def _voted(self, monitor: int, slot: Slot, value: Value) -> None:
+        self._says(monitor, slot, value)
+        backers = self._backing.setdefault((slot, value), set(self._faulty))
+        backers.add(monitor)
+        # With the vote of every liar, no second value could be certified in any epoch.
+        if slot[2] == "C" and len(backers) >= self.roster.quorum:
+            epoch = slot[0]
+            if self._certifiable.setdefault(epoch, value) != value:
+                raise Violation("two values can be certified in one epoch", f"epoch {epoch}")
+
+    def decided(self, seat: Seat, decision: Decision) -> None:
+        """An honest monitor announces a decision."""
+        if not seat.honest:
+            return
+        epoch = decision.epoch
+        known = self._known[seat.index]
+        if epoch > known.announced:  # again after a restart is allowed, a gap is not
+            raise Violation("a decision was left out", f"monitor {seat.index}, {epoch} after {known.announced - 1}")
+        known.announced = max(known.announced, epoch + 1)
+        statement = decision.certificate.statement
+        value = (statement.cut_root, statement.posterior_root)
+        self._check_certificate(decision, value)
+        if self.values.get(epoch, value) != value:
+            raise Violation("two decisions in one epoch", f"epoch {epoch}")
+        if epoch not in self.values:
+            self.values[epoch] = value
+            self._check_value(seat, epoch, value)
+
+    def _check_certificate(self, decision: Decision, value: Value) -> None:
+        statement, signatures = decision.certificate.statement, decision.certificate.signatures
+        if statement.phase != "C" or len(signatures) < self.roster.quorum:
+            raise Violation("a certificate that is none", f"epoch {decision.epoch}, {len(signatures)} signers")
+        for signer, signature in signatures.items():
+            if not vote_holds(self.roster, signer, statement, signature):
+                raise Violation("a certificate with a signature that does not hold", f"signer {signer}")
+            if signer not in self._faulty:
+                cast = self._said.get((signer, (statement.epoch, statement.view, "C")))
+                if cast != value:
+                    raise Violation("a certificate counts a vote that was never cast", f"signer {signer}")
+
+    def _check_value(self, seat: Seat, epoch: int, value: Value) -> None:
+        """The cut extends the last one, its evidence is authentic, and folding it anew gives the certified root."""
+        cut = self._cut_under.get(value[0])
+        if epoch != len(self.cuts) - 1 or cut is None:
+            raise Violation("a decision that is in no journal", f"epoch {epoch}")
+        before = self.cuts[-1]
+        if any(new.seq < old.seq for old, new in zip(before, cut, strict=True)):
+            raise Violation("a cut that gives up what was decided", f"epoch {epoch}")
+        assert seat.monitor is not None
+        try:
+            links = seat.monitor.replica.evidence_log.between(before, cut)
+        except Conflict:
+            raise Violation("a cut that does not extend the last one", f"epoch {epoch}") from None
+        if isinstance(links, Gap):
+            raise Violation("a decision over evidence that is not held", f"epoch {epoch}")
+        preview = self.posterior.preview([link.batch for link in links])
+        if preview.root != value[1]:
+            raise Violation("a certified posterior that does not follow", f"epoch {epoch}")
+        self.cuts.append(cut)
+        self.posterior.commit(preview.handle)
+
+    def verdict(self, seat: Seat, verdict: Verdict) -> None:
+        """An honest monitor announces a verdict."""
+        if not seat.honest:
+            return
+        self.verdict_ids.add(verdict.verdict_id)
+        try:
+            verify_verdict(verdict, self.roster)
+        except VerificationError as error:
+            raise Violation("a verdict that does not verify", str(error)) from None
+
+    # --- about the end
+
+    def cut_of(self, monitor: int) -> Cut:
+        """What an honest monitor has decided, as far as its disk knows."""
+        return self._known[monitor].cut or self.cuts[0]
+
+    def epoch_of(self, monitor: int) -> int:
+        """How many decisions an honest monitor's disk holds."""
+        return self._known[monitor].epoch
+
+    def check_authorship(self, seat: Seat) -> None:
+        """What is decided in an honest monitor's name is what it stated."""
+        assert seat.monitor is not None
+        tip: Tip = self.cuts[-1][seat.index]
+        log = seat.monitor.replica.evidence_log
+        own = log.stretch(seat.index, tip.seq - 1, tip.seq)
+        if tip.seq >= 0 and (not own or log.collect(tip.head, tip.seq - 1, 1 << 30) != own):
+            raise Violation("evidence was decided that its author never stated", f"monitor {seat.index}")

@@ -1,0 +1,163 @@
+"""The parts of the simulator, each by itself: a simulator that is wrong proves nothing."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tocsin.errors import InputError
+from tocsin.sim.campaign import minimal
+from tocsin.sim.disk import Disk
+from tocsin.sim.faults import HEAL_NS, KINDS, LIES, ROLES, Fault, Schedule, draw
+from tocsin.sim.network import Network
+from tocsin.sim.timeline import MILLISECOND_NS, Streams, Timeline
+
+
+def test_a_stream_is_a_function_of_seed_and_component():
+    first, second = Streams(1), Streams(1)
+    expected = [first.of("link", 0, 1).random() for _ in range(3)]
+    second.of("link", 1, 0).random()  # what others draw changes nothing
+    assert [second.of("link", 0, 1).random() for _ in range(3)] == expected
+    assert Streams(2).of("link", 0, 1).random() != expected[0]
+
+
+def test_things_happen_in_order_of_time_then_of_planning():
+    timeline, seen = Timeline(), list[str]()
+    timeline.at(5, seen.append, "b")
+    timeline.at(5, seen.append, "c")
+    timeline.at(1, seen.append, "a")
+    while timeline.advance():
+        pass
+    assert seen == ["a", "b", "c"]
+    assert (timeline.now_ns, timeline.steps) == (5, 3)
+    timeline.at(2, seen.append, "late")
+    timeline.advance()
+    assert timeline.now_ns == 5
+
+
+@given(st.integers(0, 200), st.sampled_from([1, 3, 4, 7, 10, 31]))
+def test_a_schedule_keeps_within_what_is_tolerated(seed: int, monitors: int):
+    schedule = draw(seed, monitors)
+    assert schedule == draw(seed, monitors)
+    assert len(schedule.faulty) == len(set(schedule.faulty)) <= (monitors - 1) // 3
+    assert set(schedule.faulty) <= set(range(monitors))
+    for fault in schedule.faults:
+        assert fault.kind in (*KINDS, *LIES, *ROLES)
+        assert set(fault.who) <= set(range(monitors))
+        if fault.kind in KINDS:
+            assert 0 <= fault.start_ns <= fault.stop_ns <= HEAL_NS
+        if fault.kind in ROLES:
+            assert set(fault.who) <= set(schedule.faulty)
+
+
+def test_every_kind_of_fault_is_drawn_and_none_always():
+    drawn = [{fault.kind for fault in draw(seed, 4).faults} for seed in range(400)]
+    for kind in (*KINDS, *LIES, *ROLES):
+        assert 0 < sum(kind in one for one in drawn) < len(drawn), kind
+
+
+def test_a_schedule_without_some_faults_is_the_same_otherwise():
+    schedule = draw(11, 4)
+    kept = schedule.only([2, 0])
+    assert kept.faults == (schedule.faults[0], schedule.faults[2])
+    assert (kept.seed, kept.faulty) == (schedule.seed, schedule.faulty)
+    assert schedule.only([]).faults == ()
+    with pytest.raises(InputError):
+        schedule.only([len(schedule.faults)])
+
+
+def test_a_disk_keeps_what_was_synced_and_a_prefix_of_the_rest():
+    survived: set[int] = set()
+    for seed in range(50):
+        disk = Disk()
+        disk.append("a", b"1")
+        assert disk.sync() == [("a", b"1")]
+        disk.append("b", b"2")
+        disk.append("c", b"3")
+        disk.crash(Random(seed))
+        assert disk.records == [("a", b"1"), ("b", b"2"), ("c", b"3")][: len(disk.records)]
+        survived.add(len(disk.records))
+        assert disk.sync() == []
+    assert survived == {1, 2, 3}
+
+
+def test_a_lying_disk_loses_what_it_said_was_synced():
+    survived: set[int] = set()
+    for seed in range(50):
+        disk = Disk(lying=True)
+        for kind in "abc":
+            disk.append(kind, b"")
+            assert [one for one, _ in disk.sync()] == [kind]
+        disk.crash(Random(seed))
+        survived.add(len(disk.records))
+    assert survived == {0, 1, 2, 3}
+
+
+def deliveries(*faults: Fault, when_ns: int = 0, messages: int = 400) -> list[tuple[int, int, int]]:
+    """(time, source, target) of what arrives of `messages` from each of two seats to the other."""
+    timeline = Timeline()
+    arrived: list[tuple[int, int, int]] = []
+    schedule = Schedule(0, 2, (), faults)
+    network = Network(
+        timeline,
+        Streams(0),
+        schedule,
+        [(0, 0), (1, 0)],
+        lambda source, target, _: arrived.append((timeline.now_ns, source, target)),
+    )
+    for _ in range(messages):
+        network.send(0, 1, bytes(100), when_ns)
+        network.send(1, 0, bytes(100), when_ns)
+    while timeline.advance():
+        pass
+    return arrived
+
+
+def test_a_sound_network_loses_nothing_but_order():
+    arrived = deliveries()
+    assert len(arrived) == 800
+    assert len({when for when, _, _ in arrived}) > 700
+
+
+@pytest.mark.parametrize(
+    ("fault", "least", "most"),
+    [
+        (Fault("loss", amount=0.3), 480, 640),
+        (Fault("duplicate", amount=0.3), 960, 1120),
+        (Fault("partition", who=(0,)), 0, 0),
+        (Fault("one way", who=(0,)), 400, 400),
+        (Fault("loss", start_ns=1, amount=0.3), 800, 800),
+    ],
+)
+def test_each_fault_of_the_network_does_what_it_says(fault: Fault, least: int, most: int):
+    assert least <= len(deliveries(fault)) <= most
+
+
+def test_a_one_way_partition_lets_answers_through():
+    assert {source for _, source, _ in deliveries(Fault("one way", who=(0,)))} == {1}
+
+
+def test_a_clogged_link_delivers_everything_when_it_opens():
+    arrived = deliveries(Fault("clog", stop_ns=500 * MILLISECOND_NS, who=(0,)))
+    assert len(arrived) == 800
+    assert min(arrived)[0] >= 500 * MILLISECOND_NS
+
+
+def test_a_narrow_link_sends_one_message_after_the_other():
+    arrived = deliveries(Fault("narrow", amount=1e5), messages=100)  # 1 ms each
+    assert max(when for when, source, _ in arrived if source == 0) >= 100 * MILLISECOND_NS
+
+
+def test_after_healing_nothing_is_lost_or_late():
+    arrived = deliveries(Fault("loss", stop_ns=1 << 62, amount=1.0), when_ns=HEAL_NS)
+    assert len(arrived) == 800
+    assert max(arrived)[0] <= HEAL_NS + 12 * MILLISECOND_NS
+
+
+@given(st.sets(st.integers(0, 12), max_size=4))
+def test_shrinking_finds_exactly_the_faults_it_takes(needed: set[int]):
+    found = minimal(list(range(13)), lambda kept: needed <= set(kept))
+    assert set(found) == needed
