@@ -8,7 +8,7 @@ dependent, and the sum's expectation is at most 1.01. Over the n monitors:
 * log_e is the log of the mean of all but the f largest e-values: an e-value under any dependence between monitors,
   because what remains is dominated by honest ones (partial conjunction; Vovk & Wang 2021). One liar owns a plain mean.
 * log_odds is the prior plus the trimmed mean of L without its f largest and f smallest (Yin et al. 2018).
-* An agent is flagged when e-BH over the fleet at level alpha rejects its null hypothesis (Wang & Ramdas 2022).
+* An agent is flagged when closed e-BH over the fleet at level alpha rejects its null hypothesis (Xu et al. 2025).
 
 Every replica folds the same batches, so every replica gets the same entries and the same Merkle root.
 """
@@ -24,7 +24,7 @@ from tocsin.errors import InputError, VerificationError, WireError
 from tocsin.model.evidence import COORDINATION, Q32, Evidence, EvidenceBatch
 from tocsin.model.posterior import FoldResult, Inclusion, Preview
 from tocsin.model.verdict import PosteriorEntry, Roster
-from tocsin.stats.fdr import e_bh_threshold_q32
+from tocsin.stats.fdr import closed_e_bh_threshold_q32
 from tocsin.stats.fixedpoint import ln_q32, log_mean_exp_q32
 from tocsin.stats.logodds import clip_q32, log_odds_of_ppm, logistic
 from tocsin.trust.canonical import entry_bytes
@@ -201,7 +201,7 @@ class FleetPosterior:
         for name in touched:
             log_es[name] = robust_log_e(state.statements[name].merged_log_es(), self._f)
         hypotheses = [log_e for name, log_e in log_es.items() if name in state.corroborated]
-        threshold = e_bh_threshold_q32(hypotheses, state.fleet_size, self._alpha_ppm)
+        threshold = closed_e_bh_threshold_q32(hypotheses, state.fleet_size, self._alpha_ppm)
         entries = dict(old.entries)
         for name, log_e in log_es.items():
             flagged = threshold is not None and log_e >= threshold and name in state.corroborated
