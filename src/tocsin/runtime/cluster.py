@@ -12,7 +12,7 @@ from typing import Protocol
 from tocsin.consensus.inputs import Start
 from tocsin.errors import InternalError
 from tocsin.model.steps import Effect, Emit, Fired, Persist, Send, SetTimer
-from tocsin.monitor.inputs import Flush, Observed, Sealed
+from tocsin.monitor.inputs import Flush, Observed, Screened, Sealed
 from tocsin.monitor.monitor import Monitor, MonitorInput
 from tocsin.runtime.clock import Clock, VirtualClock
 from tocsin.runtime.memory_bus import MemoryBus
@@ -57,22 +57,20 @@ class Cluster:
         """Let every monitor re-enter its view and re-arm its timers."""
         self.feed([Start()])
 
-    def feed(self, inputs: Sequence[Observed | Sealed | Flush | Start]) -> None:
-        """Give the same inputs to every monitor, in order, as one round: one fsync however many there are."""
+    def feed(self, inputs: Sequence[Observed | Screened | Sealed | Flush | Start]) -> None:
+        """Give the same inputs to every monitor, in order, after what was waiting already, as one round.
+
+        One fsync for all of it: while inputs keep coming, messages travel one hop an input at no cost of their own.
+        """
         if inputs:
-            self._round([(i, one) for one in inputs for i in range(len(self.monitors))])
+            self._round([*self._waiting(), *((i, one) for one in inputs for i in range(len(self.monitors)))])
 
     def pump(self) -> int:
         """Process messages and due timers until none is waiting. Returns the number of rounds."""
         before = self.rounds
-        while True:
-            waiting: list[tuple[int, MonitorInput]] = []
-            for i in range(len(self.monitors)):
-                waiting.extend((i, message) for message in self.bus.drain(i))
-            waiting.extend((i, Fired(token)) for i, token in self._timers.due(self.clock.now_ns()))
-            if not waiting:
-                return self.rounds - before
+        while waiting := self._waiting():
             self._round(waiting)
+        return self.rounds - before
 
     def settle(self, horizon_ns: int = 60_000_000_000) -> None:
         """On a virtual clock: jump from timer to timer until nothing is waiting, at most `horizon_ns` ahead."""
@@ -87,6 +85,13 @@ class Cluster:
 
     def next_timer_ns(self) -> int | None:
         return self._timers.next_ns()
+
+    def _waiting(self) -> list[tuple[int, MonitorInput]]:
+        waiting: list[tuple[int, MonitorInput]] = []
+        for i in range(len(self.monitors)):
+            waiting.extend((i, message) for message in self.bus.drain(i))
+        waiting.extend((i, Fired(token)) for i, token in self._timers.due(self.clock.now_ns()))
+        return waiting
 
     def _round(self, inputs: Sequence[tuple[int, MonitorInput]]) -> None:
         self.rounds += 1

@@ -22,6 +22,7 @@ from tocsin.runtime.clock import Clock
 from tocsin.runtime.cluster import Cluster, NoRecords, Records
 from tocsin.runtime.journal import Journal
 from tocsin.runtime.memory_bus import MemoryBus
+from tocsin.runtime.shared_detector import SharedDetector
 from tocsin.stats.logodds import log_odds_of_ppm
 from tocsin.trust.signing import Signer
 from tocsin.wire.evidence import attested_items, open_batch
@@ -60,6 +61,8 @@ class Engine:
         self.prior_log_odds_q32 = log_odds_of_ppm(roster.prior_ppm)
         self._posteriors: list[FleetPosterior] = []
         self._on_verdict = on_verdict
+        config = DetectorConfig(alpha=roster.alpha_ppm / 1e6, prior=roster.prior_ppm / 1e6)
+        self._detector = SharedDetector(FleetDetector(config))
         alterations = alter or {}
         self.monitors = [
             self._monitor(i, signer, consensus or ConsensusConfig(), alterations.get(i))
@@ -68,11 +71,10 @@ class Engine:
         self.cluster = Cluster(self.monitors, clock, records or NoRecords(), self._emitted, bus)
 
     def _monitor(self, me: int, signer: Signer, consensus: ConsensusConfig, alter: Transform | None) -> Monitor:
-        detector = FleetDetector(DetectorConfig(alpha=self.roster.alpha_ppm / 1e6, prior=self.roster.prior_ppm / 1e6))
         posterior = FleetPosterior(self.roster)
         self._posteriors.append(posterior)
         replica = Replica(self.roster, me, signer, posterior, consensus)
-        return Monitor(me, replica, detector, alter=alter)
+        return Monitor(me, replica, self._detector.seat(), alter=alter)
 
     def recover(self, journal: Journal) -> None:
         """Rebuild what every monitor had bound itself to. Call before `start`."""
@@ -83,14 +85,15 @@ class Engine:
         self.cluster.start()
         self.cluster.pump()
 
-    def feed(self, entries: Sequence[Observed | Sealed | Flush]) -> None:
-        """Analyse `entries`, then deliver whatever messages that caused."""
+    def feed(self, entries: Sequence[Observed | Sealed | Flush], *, more: bool = False) -> None:
+        """Analyse `entries`, then deliver whatever messages that caused; where `more` follow, messages go with those."""
         for entry in entries:
             if isinstance(entry, Observed):
                 self.events += len(entry.batch)
                 self.tree.observe(entry.batch)
         self.cluster.feed(entries)
-        self.cluster.pump()
+        if not more:
+            self.cluster.pump()
         self.tree.pump(self.clock.now_ns())
 
     def tick(self) -> None:

@@ -327,7 +327,7 @@ class FleetService:
             entries.extend(after.entries)
             rows += after.rows
             after = False
-        self.engine.feed(entries)
+        self.engine.feed(entries, more=after is not False or not self._work.empty())
         with self._counting:
             self._waiting_rows -= rows
         return after
@@ -348,7 +348,8 @@ class FleetService:
                 self._reply(work)
             if work is None:
                 break
-            self.engine.tick()
+            if self._work.empty():
+                self.engine.tick()
             self._status = self.engine.status()
             if clock.now_ns() - pictured_ns > PICTURE_SECONDS * 1e9 and self.engine.events:
                 self._take_picture()

@@ -23,6 +23,7 @@ from tocsin.wire import limits
 from tocsin.wire.proto import evidence_pb2 as pb
 
 _LINK = b"tocsin/1 evidence link"
+_MAX_EVIDENCE_BYTES = limits.MAX_ITEM_BYTES + limits.MAX_ATTESTATION_BYTES
 GENESIS = bytes(HASH_BYTES)  # prev_hash of a chain's first batch
 
 
@@ -56,6 +57,7 @@ def _demand(condition: bool, cause: str) -> None:
 def encode_evidence(evidence: Evidence) -> bytes:
     """Protocol Buffers bytes, attestation included. Raises InputError when no peer would accept them."""
     try:
+        _check(evidence)
         message = pb.Evidence(
             monitor=evidence.monitor,
             agent_id=evidence.agent_id,
@@ -70,32 +72,34 @@ def encode_evidence(evidence: Evidence) -> bytes:
             kind=evidence.kind,
         )
         data = message.SerializeToString(deterministic=True)
-        decode_evidence(data)
+        limits.check_size("evidence", data, _MAX_EVIDENCE_BYTES)
     except (ValueError, TypeError, WireError) as error:
         cause = f"evidence about {evidence.agent_id!r:.80} does not fit the wire: {error}"
         raise InputError(cause, remedy="shorten or clip it at the source") from None
     return data
 
 
-def _reason(message: pb.Reason) -> Reason:
-    _demand(len(message.feature.encode()) <= limits.MAX_FEATURE_BYTES, "a reason's feature name is too long")
-    _demand(len(message.detail.encode()) <= limits.MAX_DETAIL_BYTES, "a reason's detail is too long")
-    return Reason(message.feature, message.log_bf_q32, message.detail)
+def _check(evidence: Evidence) -> None:
+    """What every reader demands and every writer keeps to."""
+    _demand(evidence.monitor < limits.MAX_MONITORS, "evidence names an impossible monitor")
+    _demand(1 <= len(evidence.agent_id.encode()) <= limits.MAX_AGENT_ID_BYTES, "an agent's name is empty or too long")
+    _demand(evidence.first_seq <= evidence.last_seq <= limits.MAX_COUNTER, "evidence covers an impossible range")
+    for value in (evidence.log_e_q32, evidence.log_bf_q32):
+        _demand(-CLIP_Q32 <= value <= CLIP_Q32, "evidence is outside the clipping range")
+    largest = max(evidence.baseline_epoch, evidence.observed_ms)
+    _demand(largest <= limits.MAX_COUNTER, "a number in evidence is too large")
+    _demand(evidence.kind in (BEHAVIOUR, COORDINATION), f"evidence of unknown kind {evidence.kind}")
+    _demand(len(evidence.reasons) <= limits.MAX_REASONS, f"evidence has more than {limits.MAX_REASONS} reasons")
+    for reason in evidence.reasons:
+        _demand(len(reason.feature.encode()) <= limits.MAX_FEATURE_BYTES, "a reason's feature name is too long")
+        _demand(len(reason.detail.encode()) <= limits.MAX_DETAIL_BYTES, "a reason's detail is too long")
 
 
 def decode_evidence(data: bytes) -> Evidence:
     """Inverse of `encode_evidence`. Raises WireError (TooLarge)."""
     message = pb.Evidence()
-    _parse("evidence", message, data, limits.MAX_ITEM_BYTES + limits.MAX_ATTESTATION_BYTES)
-    _demand(message.monitor < limits.MAX_MONITORS, "evidence names an impossible monitor")
-    _demand(1 <= len(message.agent_id.encode()) <= limits.MAX_AGENT_ID_BYTES, "an agent's name is empty or too long")
-    _demand(message.first_seq <= message.last_seq <= limits.MAX_COUNTER, "evidence covers an impossible range")
-    for value in (message.log_e_q32, message.log_bf_q32):
-        _demand(-CLIP_Q32 <= value <= CLIP_Q32, "evidence is outside the clipping range")
-    _demand(max(message.baseline_epoch, message.observed_ms) <= limits.MAX_COUNTER, "a number in evidence is too large")
-    _demand(message.kind in (BEHAVIOUR, COORDINATION), f"evidence of unknown kind {message.kind}")
-    _demand(len(message.reasons) <= limits.MAX_REASONS, f"evidence has more than {limits.MAX_REASONS} reasons")
-    return Evidence(
+    _parse("evidence", message, data, _MAX_EVIDENCE_BYTES)
+    evidence = Evidence(
         monitor=message.monitor,
         agent_id=message.agent_id,
         first_seq=message.first_seq,
@@ -104,10 +108,12 @@ def decode_evidence(data: bytes) -> Evidence:
         log_bf_q32=message.log_bf_q32,
         baseline_epoch=message.baseline_epoch,
         observed_ms=message.observed_ms,
-        reasons=tuple(_reason(reason) for reason in message.reasons),
+        reasons=tuple(Reason(reason.feature, reason.log_bf_q32, reason.detail) for reason in message.reasons),
         attestation=message.attestation,
         kind=message.kind,
     )
+    _check(evidence)
+    return evidence
 
 
 def verify_evidence(evidence: Evidence, roster: Roster) -> None:
