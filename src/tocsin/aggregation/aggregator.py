@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tocsin.aggregation.fleet_view import FleetView, statement
 from tocsin.aggregation.messages import (
     Adopt,
     Arrived,
     AskResend,
     Attach,
     Detach,
+    Downward,
     Flush,
+    FromAbove,
     Input,
     Output,
     ResendAsked,
@@ -54,6 +57,7 @@ class Aggregator:
         self.total = Summary.empty(-1, 0)
         self.slots: dict[str, Slot] = {}
         self.refused: Counter[str] = Counter()
+        self.fleet = FleetView()
         self.sent_bytes = 0
         self.sent_packets = 0
         self._sent = self.total
@@ -87,8 +91,10 @@ class Aggregator:
                 self.parent, self._snapshot_due = parent, True
             case ResendAsked():
                 self._snapshot_due = True
+            case FromAbove(body):
+                return self._pass_down(body) if self.fleet.accept(body) else []
             case Flush():
-                return self._flush(now_ns)
+                return self._flush(now_ns) if self.parent else self._state(now_ns)
         return []
 
     # ---- downwards facing
@@ -166,9 +172,11 @@ class Aggregator:
 
     # ---- upwards facing
 
+    def _due(self, now_ns: int) -> bool:
+        return self._changed or self._snapshot_due or now_ns - self._sent_ns >= HEARTBEAT_NS
+
     def _flush(self, now_ns: int) -> list[Output]:
-        due = self._changed or self._snapshot_due or now_ns - self._sent_ns >= HEARTBEAT_NS
-        if not self.parent or self.epoch < 0 or not due:
+        if self.epoch < 0 or not self._due(now_ns):
             return []
         out: list[bytes] = []
         snapshot = self._snapshot_due or self._sent.epoch != self.epoch
@@ -187,3 +195,21 @@ class Aggregator:
         self.sent_packets += len(out)
         self.sent_bytes += sum(map(len, out))
         return [Upward(self.parent, body) for body in out]
+
+    # ---- about the whole fleet
+
+    def _state(self, now_ns: int) -> list[Output]:
+        """The root tells everybody what the fleet does."""
+        if self.epoch < 0 or not self._due(now_ns):
+            return []
+        self._sent_ns, self._changed, self._snapshot_due = now_ns, False, False
+        packets = statement(
+            self.total, self.grid, level=self.level, seq=max(now_ns, self.fleet.seq + 1), as_of_ms=self.as_of_ms,
+            agents=self.agents,
+        )  # fmt: skip
+        return [output for body in packets if self.fleet.accept(body) for output in self._pass_down(body)]
+
+    def _pass_down(self, body: bytes) -> list[Output]:
+        self.sent_packets += len(self.slots)
+        self.sent_bytes += len(self.slots) * len(body)
+        return [Downward(child, body) for child in self.slots]

@@ -8,8 +8,20 @@ from typing import Any
 
 from tocsin.aggregation.aggregator import Aggregator
 from tocsin.aggregation.derive import Scope, derive, derive_all
+from tocsin.aggregation.fleet_view import FleetView
 from tocsin.aggregation.leaves import LeafSummaries, leaf_source
-from tocsin.aggregation.messages import Adopt, Arrived, AskResend, Attach, Detach, Flush, Output, ResendAsked, Upward
+from tocsin.aggregation.messages import (
+    Adopt,
+    Arrived,
+    AskResend,
+    Attach,
+    Detach,
+    Flush,
+    FromAbove,
+    Output,
+    ResendAsked,
+    Upward,
+)
 from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.summary import Summary
 from tocsin.aggregation.tree import REGION, Tree
@@ -32,6 +44,7 @@ class Hierarchy:
         self.leaves = LeafSummaries(self.tree, self.network, learn_live=learn_live)
         self.nodes: dict[str, Aggregator] = {}
         self.packets = 0
+        self.packets_down = 0
         self.bytes = 0
         self.largest_packet = 0
         self._flush_ns = flush_ns
@@ -77,6 +90,10 @@ class Hierarchy:
         """Id of the agent's region. Raises `UnknownAgent`."""
         return self.tree.region_of(agent_id)
 
+    def fleet_known_to(self, agent_id: str) -> FleetView:
+        """What the agent's side of the tree was last told about the whole fleet. Raises `UnknownAgent`."""
+        return self.leaves.view(leaf_source(self.tree.region_of(agent_id)))
+
     def pump(self, now_ns: int) -> None:
         """Send what has changed up the tree, at most once per flush interval (given, or growing with the fleet)."""
         self._now_ns = max(self._now_ns, now_ns)
@@ -102,6 +119,7 @@ class Hierarchy:
                     self.leaves.resend(child.partition("/")[2])
             if not asked:
                 break
+        self._deliver(now_ns, self.nodes[self.tree.root].step(now_ns, Flush()))
 
     def _follow(self, now_ns: int, changed: dict[str, None]) -> None:
         """Repeat the tree's restructuring on the aggregators: only the nodes named in `changed` are touched."""
@@ -131,10 +149,17 @@ class Hierarchy:
             if isinstance(output, AskResend):
                 asked.append(output.child)
                 continue
-            self.packets += 1
             self.bytes += len(output.body)
             self.largest_packet = max(self.largest_packet, len(output.body))
-            asked += self._deliver(now_ns, self.nodes[output.to].step(now_ns, Arrived(output.body)))
+            if isinstance(output, Upward):
+                self.packets += 1
+                asked += self._deliver(now_ns, self.nodes[output.to].step(now_ns, Arrived(output.body)))
+            elif output.child in self.nodes:
+                self.packets_down += 1
+                self._deliver(now_ns, self.nodes[output.child].step(now_ns, FromAbove(output.body)))
+            else:
+                self.packets_down += 1
+                self.leaves.view(output.child).accept(output.body)
         return asked
 
     # ---- down
@@ -208,7 +233,8 @@ class Hierarchy:
         return {
             "agents": len(self.tree), "regions": len(self.tree.at_level(1)), "zones": len(self.tree.at_level(2)),
             "depth": self.tree.depth, "epoch": self.leaves.epoch, "features": list(self.leaves.grid.features),
-            "samples": root.total.events if root else 0, "packets": self.packets, "bytes": self.bytes,
+            "samples": root.total.events if root else 0, "packets": self.packets, "packets_down": self.packets_down,
+            "bytes": self.bytes,
             "largest_packet": self.largest_packet, "refused": dict(refused), "tree_operations": self.tree.operations,
         }  # fmt: skip
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tocsin.aggregation.fleet_view import FleetView
 from tocsin.aggregation.messages import Upward
 from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.summary import MAX_ACTIONS, OVERFLOW_ACTION, Summary, vector_size
@@ -92,6 +93,7 @@ class LeafSummaries:
         self._first: list[_Rows] | None = []  # the rows the grid is fitted from; None once it is final
         self._late: dict[str, list[F64]] = {}  # feature not on the grid -> samples so far
         self._sent: dict[str, _Sent] = {}
+        self._views: dict[str, FleetView] = {}
 
     # ---- in
 
@@ -246,6 +248,10 @@ class LeafSummaries:
         names = list(self._codes)
         return {names[code]: int(per_action[code]) for code in np.flatnonzero(per_action).tolist()}
 
+    def view(self, source: str) -> FleetView:
+        """What the leaves that report as `source` (see `leaf_source`) were told about the whole fleet."""
+        return self._views.setdefault(source, FleetView())
+
     def resend(self, region: str) -> None:
         """`region` has lost track: the next flush sends it a snapshot."""
         if region in self._sent:
@@ -271,6 +277,7 @@ class LeafSummaries:
                 out += self._report(node.id, list(node.children), sent, now_ns)
         for gone in [r for r in self._sent if r not in self.tree.nodes]:
             del self._sent[gone]
+            self._views.pop(leaf_source(gone), None)
         return out
 
     def _report(self, region: str, members: list[str], sent: _Sent, now_ns: int) -> list[Upward]:

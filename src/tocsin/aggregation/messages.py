@@ -44,11 +44,24 @@ class Upward(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class FromAbove(msgspec.Struct, frozen=True):
+    """A packet about the whole fleet, on its way down (see aggregation/fleet_view.py); its content is not trusted."""
+
+    body: bytes
+
+
+class Downward(msgspec.Struct, frozen=True):
+    """Effect: deliver `body` as `FromAbove` to `child`, one level down."""
+
+    child: str
+    body: bytes
+
+
 class AskResend(msgspec.Struct, frozen=True):
     """Effect: deliver `ResendAsked` to `child`."""
 
     child: str
 
 
-Input = Arrived | Attach | Detach | Adopt | ResendAsked | Flush
-Output = Upward | AskResend
+Input = Arrived | Attach | Detach | Adopt | ResendAsked | Flush | FromAbove
+Output = Upward | Downward | AskResend

@@ -39,6 +39,18 @@ VERSION = 1
 DELTA, SNAPSHOT = 0, 1
 
 
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What a packet says before its numbers: all that passing it on unread takes."""
+
+    kind: int
+    source: str
+    level: int
+    epoch: int
+    seq: int
+    part: int
+    parts: int
+
+
 class Packet(msgspec.Struct, frozen=True, kw_only=True):
     """One decoded part. `residual` (stop - start,) still has to be joined with the other parts."""
 
@@ -263,8 +275,12 @@ def encode(update: Update) -> list[bytes]:
     ]
 
 
-def decode(raw: bytes) -> Packet:
-    """Raises `WireError` (`TooLarge`) for anything `encode` would not have produced."""
+def peek(raw: bytes) -> Head:
+    """The head alone; the numbers behind it may still turn out not to decode. Raises `WireError` (`TooLarge`)."""
+    return _head(raw)[0]
+
+
+def _head(raw: bytes) -> tuple[Head, _Reader]:
     if len(raw) > PACKET_BYTES:
         raise TooLarge(f"update of {len(raw)} bytes exceeds {PACKET_BYTES}")
     if raw[:3] != b"TU" + bytes((VERSION,)) or len(raw) < 4 or raw[3] > SNAPSHOT:
@@ -272,10 +288,18 @@ def decode(raw: bytes) -> Packet:
     r = _Reader(raw, 4)
     source, level, epoch, seq = r.text(), r.uint(MAX_LEVEL), r.uint(1 << 31), r.uint(1 << 62)
     part, parts = r.uint(MAX_PARTS), r.uint(MAX_PARTS)
+    if part >= parts:
+        raise WireError("update part out of range")
+    return Head(kind=raw[3], source=source, level=level, epoch=epoch, seq=seq, part=part, parts=parts), r
+
+
+def decode(raw: bytes) -> Packet:
+    """Raises `WireError` (`TooLarge`) for anything `encode` would not have produced."""
+    head, r = _head(raw)
     as_of_ms, agents, d = r.uint(1 << 53), r.uint(1 << 31), r.uint(MAX_FEATURES)
     size = MomentLayout(d).size + d * BINS
     start, stop = r.uint(size), r.uint(size)
-    if part >= parts or start > stop:
+    if start > stop:
         raise WireError("update part out of range")
     residual = np.zeros(stop - start, np.int64)
     r.position = int(_get_tokens(np.frombuffer(raw, np.uint8), r.position, residual))
@@ -289,8 +313,8 @@ def decode(raw: bytes) -> Packet:
         actions[name] = r.sint(MAX_ABS)
     r.end()
     return Packet(
-        kind=raw[3], source=source, level=level, epoch=epoch, seq=seq, part=part, parts=parts, as_of_ms=as_of_ms,
-        agents=agents, d=d, start=start, residual=residual, actions=actions,
+        kind=head.kind, source=head.source, level=head.level, epoch=head.epoch, seq=head.seq, part=head.part,
+        parts=head.parts, as_of_ms=as_of_ms, agents=agents, d=d, start=start, residual=residual, actions=actions,
     )  # fmt: skip
 
 

@@ -1,0 +1,91 @@
+"""What a node knows about the whole fleet: the root's sum, passed down unread and decoded when somebody asks.
+
+The root states its whole sum, never a difference, so that what is lost on the way needs no repair: the next statement
+replaces it. Numbers of statements grow with the root's clock, so that a new root's count for more than the old one's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tocsin.aggregation.summary import Summary
+from tocsin.errors import InputError, WireError
+from tocsin.stats.moments import Grid
+from tocsin.wire import update as wire
+
+SOURCE = "fleet"
+
+
+def statement(total: Summary, grid: Grid, *, level: int, seq: int, as_of_ms: int, agents: int) -> list[bytes]:
+    """What the root sends down: the grid, then its sum in as many packets as it takes."""
+    update = wire.Update(
+        kind=wire.SNAPSHOT, source=SOURCE, level=level, epoch=total.epoch, seq=seq, as_of_ms=as_of_ms, agents=agents,
+        d=total.d, counts=total.counts, actions=total.actions,
+    )  # fmt: skip
+    return [wire.encode_grid(total.epoch, grid), *wire.encode(update)]
+
+
+class FleetView:
+    """The newest complete statement. `refused` counts what was not passed on, by reason."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        self.seq: int = -1  # of the newest complete statement
+        self._grid = b""
+        self._complete: list[bytes] = []
+        self._parts: dict[int, bytes] = {}
+        self._collecting: int = -1
+
+    def accept(self, body: bytes) -> bool:
+        """Whether `body` is news, and so to be passed on. Costs a look at its head."""
+        try:
+            if body[:2] == b"TG":
+                return self._accept_grid(body)
+            head = wire.peek(body)
+        except WireError:
+            self.refused["malformed"] += 1
+            return False
+        reason = ""
+        if head.source != SOURCE or head.kind != wire.SNAPSHOT:
+            reason = "not about the fleet"
+        elif head.seq <= self.seq or head.seq < self._collecting:
+            reason = "duplicate" if head.seq == self.seq else "outdated"
+        elif head.seq == self._collecting and head.part in self._parts:
+            reason = "duplicate"
+        if reason:
+            self.refused[reason] += 1
+            return False
+        if head.seq != self._collecting:
+            self._parts, self._collecting = {}, head.seq
+        self._parts[head.part] = body
+        if len(self._parts) == head.parts:
+            self._complete = [self._parts[k] for k in sorted(self._parts)]
+            self.seq, self._parts = head.seq, {}
+        return True
+
+    def _accept_grid(self, body: bytes) -> bool:
+        if body == self._grid:
+            return True  # the usual case; who has just joined needs it
+        epoch, _ = wire.decode_grid(body)
+        if self._grid and epoch < wire.decode_grid(self._grid)[0]:
+            self.refused["old epoch"] += 1
+            return False
+        self._grid = body
+        return True
+
+    def read(self) -> tuple[Summary, Grid, int] | None:
+        """The fleet's sum, its grid and up to when (ms) it is complete; None until there is one that makes sense."""
+        if not self._complete:
+            return None
+        try:
+            epoch, grid = wire.decode_grid(self._grid)
+            update = wire.join([wire.decode(part) for part in self._complete])
+            total = Summary(update.epoch, update.d, update.counts, update.actions)
+            total.refuse_impossible()
+            if (epoch, len(grid)) != (update.epoch, update.d):
+                raise WireError("a sum that is not on this grid")
+        except (WireError, InputError):
+            self.refused["impossible"] += 1
+            self._complete = []
+            return None
+        return total, grid, update.as_of_ms
