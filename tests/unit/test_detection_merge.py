@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tocsin.detection.merge import merge
 
-SHARE = np.array([1.0, 0.25])
+SHARE = np.array([[1.0, 0.25], [0.5, 0.5], [0.0, 2.0]])
 SAID = st.one_of(st.just(math.nan), st.floats(-20.0, 20.0))
 
 
@@ -26,8 +26,9 @@ def test_mean_of_the_latest(rows: list[tuple[int, float, float]]) -> None:
     for i, (a, *said) in enumerate(rows):
         latest |= {(a, c): value for c, value in enumerate(said) if not math.isnan(value)}
         mine = {c: value for (owner, c), value in latest.items() if owner == a}
-        total = sum(SHARE[c] * math.exp(value) for c, value in mine.items())
-        assert log_e[i] == pytest.approx(math.log(total / sum(SHARE[c] for c in mine)) if mine else 0.0, abs=1e-9)
+        weight = sum(SHARE[a][c] for c in mine)
+        total = sum(SHARE[a][c] * math.exp(value) for c, value in mine.items())
+        assert log_e[i] == pytest.approx(math.log(total / weight) if weight else 0.0, abs=1e-9)
     np.testing.assert_array_equal(log_e, belief)
 
 

@@ -18,6 +18,7 @@ from tocsin.detection.explain import NOTABLE_NATS, Explanation, describe
 from tocsin.detection.measures import beside_calls, measurements
 from tocsin.detection.merge import merge
 from tocsin.detection.names import Names
+from tocsin.detection.novelty import NoveltyChannel
 from tocsin.detection.numeric import NumericChannel
 from tocsin.detection.sessions import SessionChannel
 from tocsin.detection.span_levels import MEASURES, SpanChannel
@@ -30,8 +31,9 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 REASONS_KEPT = 5
-# Of the mean over channels: numeric features, calls, and durations and sizes, which must not cost the calls much.
-SHARES = np.array([1.0, 1.0, 0.03])
+# Of the mean over channels: numeric features, calls, durations and sizes, which must not cost the calls much, and the
+# agent's own novelties, which share with the calls by how many peers there are to compare with.
+SHARES = np.array([1.0, 1.0, 0.03, 0.0])
 CHANNELS = SHARES.shape[0]
 REFIT_GROWTH = 1.15
 PSEUDO_SESSION = 16  # events that make a session where the source names none
@@ -86,9 +88,11 @@ class FleetDetector:
         self._events = np.zeros(0, np.int64)
         self._belief = np.zeros(0, np.float64)
         self._last = np.zeros((0, CHANNELS, 2))  # each channel's latest log_e and belief per agent; NaN = none yet
+        self._shares = np.zeros((0, CHANNELS))  # of the mean over channels, fixed once an agent is judged
         self._numeric = NumericChannel(self.config.max_contexts, self.config.max_baseline_events)
         self._sessions = SessionChannel(self.config.seed, self.config.max_baseline_events)
         self._spans = SpanChannel(self.config.max_baseline_events)
+        self._novelty = NoveltyChannel()
         self._baseline_events = 0
         self._sealed_at = 0
         self.prior_log_odds = float(np.log(self.config.prior / (1.0 - self.config.prior)))
@@ -109,6 +113,8 @@ class FleetDetector:
         self._numeric.establish()
         self._sessions.establish()
         self._spans.establish(len(self._tools))
+        self._novelty.establish(self._sessions.baseline)
+        self._share()
         self._sealed_at = self._baseline_events
 
     def observe(self, batch: EventBatch) -> Observation:
@@ -134,6 +140,7 @@ class FleetDetector:
         parts = self._numeric.contributions(agent_index)
         parts += self._sessions.contributions(agent_index, self._tools.known)
         parts += self._spans.contributions(agent_index)
+        parts += self._novelty.contributions(agent_index, self._tools.known)
         ranked = sorted((part for part in parts if part[1] > 0.0), key=lambda part: -part[1])[:REASONS_KEPT]
         return tuple(Reason(name, round(min(nats, CLIP_NATS) * Q32), detail) for name, nats, detail in ranked)
 
@@ -170,6 +177,16 @@ class FleetDetector:
             self._events = np.concatenate((self._events, np.zeros(extra, np.int64)))
             self._belief = np.concatenate((self._belief, np.zeros(extra, np.float64)))
             self._last = np.concatenate((self._last, np.full((extra, CHANNELS, 2), np.nan)))
+            self._shares = np.concatenate((self._shares, np.full((extra, CHANNELS), np.nan)))
+            self._share()
+
+    def _share(self) -> None:
+        """Weights of the mean over channels, of agents not judged yet: later changes would not be fixed beforehand."""
+        new = np.isnan(self._last[:, :, 0]).all(axis=1)
+        novelty = self._novelty.shares(int(self._shares.shape[0]))
+        self._shares[new] = SHARES
+        self._shares[new, 1] -= novelty[new]
+        self._shares[new, 3] += novelty[new]
 
     def _seal_before(self, live: NDArray[np.bool_], start: int) -> int:
         """Where the run of rows from `start` ends that needs no new sealing; seals if row `start` is due."""
@@ -210,7 +227,7 @@ class FleetDetector:
             both[seen, 0, 0], both[seen, 0, 1] = fresh_e[seen], fresh_belief[seen]
         if batch.actions:
             self._calls(batch, agent, seq, rows, both)
-        merge(agent[rows], batch.phase[rows], both, SHARES, self._last, log_e[rows], belief[rows])
+        merge(agent[rows], batch.phase[rows], both, self._shares, self._last, log_e[rows], belief[rows])
 
     def _calls(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, both: F64) -> None:
         tool = np.where(batch.action >= 0, self._tools.codes(batch.actions)[batch.action], np.int32(-1))
@@ -226,6 +243,8 @@ class FleetDetector:
             fresh_e, fresh_belief = np.zeros(at.size), np.zeros(at.size)
             self._sessions.judge(calls, seq[at], len(self._agents), fresh_e, fresh_belief)
             both[at - rows.start, 1, 0], both[at - rows.start, 1, 1] = fresh_e, fresh_belief
+            self._novelty.judge(calls, seq[at], len(self._agents), fresh_e, fresh_belief)
+            both[at - rows.start, 3, 0], both[at - rows.start, 3, 1] = fresh_e, fresh_belief
         if batch.values.shape[1]:
             self._levels(batch, agent, seq, rows, session, both)
 

@@ -20,8 +20,8 @@ def merge(
 ) -> None:
     """Fill `log_e` and `belief` `(n,)` with the log of the mean over channels that have seen the agent.
 
-    `share` `(channels,)` weighs the mean, fixed beforehand; `both` `(n, channels, 2)` holds what channels say of each
-    row, NaN where one did not see it; `last` `(agents, channels, 2)` carries what each said last.
+    `share` `(agents, channels)` weighs the mean, fixed beforehand; `both` `(n, channels, 2)` holds what channels
+    say of each row, NaN where one did not see it; `last` `(agents, channels, 2)` carries what each said last.
     """
     for i in range(agent.shape[0]):
         if phase[i] == 0:
@@ -30,8 +30,8 @@ def merge(
         for c in range(both.shape[1]):
             if not math.isnan(both[i, c, 0]):
                 last[a, c, 0], last[a, c, 1] = both[i, c, 0], both[i, c, 1]
-        log_e[i] = _log_mean(last[a, :, 0], share)
-        belief[i] = _log_mean(last[a, :, 1], share)
+        log_e[i] = _log_mean(last[a, :, 0], share[a])
+        belief[i] = _log_mean(last[a, :, 1], share[a])
 
 
 @njit(cache=True, nogil=True)

@@ -60,6 +60,11 @@ class SessionChannel:
             self._log.append(calls)
             self.baseline_calls += len(calls)
 
+    @property
+    def baseline(self) -> Calls | None:
+        """Baseline calls in order of arrival, as of the last `establish`."""
+        return self._log[0] if self._log else None
+
     def establish(self) -> None:
         """Fit and calibrate on the baseline calls so far."""
         if not self._log:
