@@ -23,7 +23,7 @@ import os
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from tocsin.errors import StorageError, Unreachable, WireError
@@ -88,6 +88,8 @@ class _Peer:
 class TcpBus:
     """Node `me` of `nodes`. `fleet`: 32 bytes that all ends must share, such as the roster's hash.
 
+    `peers`: with whom there is a link at all, such as the neighbours in a tree; without it, with everybody.
+
     `on_message(peer, body)` is called on the event loop for each message; the body is anything the peer chose to send.
     """
 
@@ -102,6 +104,7 @@ class TcpBus:
         options: LinkOptions | None = None,
         delay_ns: Callable[[int], int] | None = None,
         on_change: Callable[[int, bool], None] | None = None,
+        peers: Collection[int] | None = None,
     ) -> None:
         self.me = me
         self.options = options or LinkOptions()
@@ -112,7 +115,7 @@ class TcpBus:
         self._on_message = on_message
         self._on_change = on_change
         self._delay_ns = delay_ns
-        self._peers = {i: _Peer(i) for i in range(len(nodes)) if i != me}
+        self._peers = {i: _Peer(i) for i in (range(len(nodes)) if peers is None else sorted(peers)) if i != me}
         self._links: set[Link] = set()  # in a handshake too
         self._events = Events(
             self._connected, self._proven, self._received, self._writable, self._lost, self._count_refusal
@@ -168,9 +171,8 @@ class TcpBus:
     def broadcast(self, body: bytes) -> None:
         """Queue `body` for every other node, starting behind this one. Raises TooLarge."""
         data = frame(BODY, body)
-        n = len(self._nodes)
-        for i in range(1, n):
-            self._post(self._peers[(self.me + i) % n], data)
+        for i in sorted(self._peers, key=lambda i: (i < self.me, i)):
+            self._post(self._peers[i], data)
 
     def links(self) -> dict[int, LinkState]:
         """The state of the link to each peer."""
@@ -254,7 +256,7 @@ class TcpBus:
     # --- connections
 
     def _key_of(self, number: int) -> bytes | None:
-        return self._nodes[number].public_key if 0 <= number < len(self._nodes) else None
+        return self._nodes[number].public_key if number in self._peers else None
 
     def _new_link(self, dialled: int | None) -> Link:
         nonce = os.urandom(NONCE_BYTES)

@@ -1,0 +1,278 @@
+"""Nodes of the aggregation tree on a machine of their own, talking over TCP; a silent machine is replaced.
+
+Every machine is given the same plan: which node has which parent and children, and which machines may run it, in order
+of preference. A node runs on the first of them that is up. A machine that stays silent for `patience_seconds` is given
+up: the next one starts the node empty, its children state themselves anew, its parent forgets what the lost one had
+contributed. Only the parent, the children and the two machines take part. When the preferred machine is back, the node
+returns to it the same way. Views of who is up may differ for a while; then a sum is old, never wrong, since a
+parent takes a node's word only from the machine that it believes to run it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from tocsin.aggregation.aggregator import Aggregator
+from tocsin.aggregation.messages import (
+    Adopt,
+    Arrived,
+    AskResend,
+    Attach,
+    Detach,
+    Downward,
+    Flush,
+    FromAbove,
+    Input,
+    Output,
+    ResendAsked,
+    Upward,
+)
+from tocsin.errors import WireError
+from tocsin.runtime.tcp_bus import TcpBus
+from tocsin.wire import update as wire
+
+UP, DOWN, RESEND = 0, 1, 2
+PATIENCE_SECONDS = 5.0  # shorter: a restart moves nodes about; longer: sums are old for longer
+BEAT_SECONDS = 1.0  # how often nodes look whether they have been silent for too long
+LEAST_INTERVAL_SECONDS = 0.01  # between climbs: the first change after quiet leaves at once, a busy node sums up first
+
+ToLeaf = Callable[[str, Input], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One node of the tree. `hosts`: numbers of the machines that may run it, the preferred one first."""
+
+    level: int
+    parent: str
+    children: tuple[str, ...]
+    hosts: tuple[int, ...]
+
+
+def neighbours(plan: Mapping[str, Place], leaves: Mapping[str, int], me: int) -> set[int]:
+    """Machines that `me` is linked with: those of its nodes' parents and children, and other hosts of its own."""
+    mine = {name for name, place in plan.items() if me in place.hosts}
+    mine |= {name for name, host in leaves.items() if host == me}
+    found: set[int] = set()
+    for name, place in plan.items():
+        if name in mine or place.parent in mine or mine.intersection(place.children):
+            found.update(place.hosts)
+    for name in mine:
+        if name in plan:
+            found.update(leaves[child] for child in plan[name].children if child in leaves)
+    return found - {me}
+
+
+class TreeHost:
+    """Machine `me`. Call `attach` with its bus, then `changed` is the bus's `on_change`, `received` its `on_message`.
+
+    `leaves`: leaf -> the machine it is on. `to_leaf` is told what arrives for leaves on this one.
+    """
+
+    def __init__(
+        self,
+        me: int,
+        plan: Mapping[str, Place],
+        leaves: Mapping[str, int],
+        now_ns: Callable[[], int],
+        *,
+        to_leaf: ToLeaf | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.me = me
+        self.nodes: dict[str, Aggregator] = {}
+        self.refused: Counter[str] = Counter()
+        self.messages = 0  # sent to other machines
+        self.failovers = 0  # changes of which machine runs a node that this one has to do with
+        self._plan = plan
+        self._leaves = leaves
+        self._now_ns = now_ns
+        self._to_leaf = to_leaf
+        self._patience = patience_seconds
+        self._bus: TcpBus | None = None
+        self._up = {host for place in plan.values() for host in place.hosts} | {me}  # until proven silent
+        self._giving_up: dict[int, asyncio.TimerHandle] = {}
+        self._flushing: asyncio.TimerHandle | None = None
+        self._beating: asyncio.TimerHandle | None = None
+        self._flushed = 0.0
+        self._runs = {name: place.hosts[0] for name, place in plan.items()}
+        for name in plan:
+            if self._runs[name] == me:
+                self._begin(name)
+
+    def attach(self, bus: TcpBus) -> None:
+        """Send through `bus` from now on; machines that are not linked by the end of the patience count as silent."""
+        self._bus = bus
+        for host in bus.links():
+            if host in self._up:
+                self.changed(host, False)
+        self._beating = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        self.flush()
+        self._beating = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def close(self) -> None:
+        """Stop timers."""
+        for timer in (*self._giving_up.values(), self._flushing, self._beating):
+            if timer is not None:
+                timer.cancel()
+
+    def host_of(self, node: str) -> int:
+        """The machine that runs `node`, as far as this one can tell."""
+        return self._runs[node]
+
+    # ---- in
+
+    def received(self, peer: int, frame: bytes) -> None:
+        """A frame from another machine, see `_frame`."""
+        try:
+            kind, target, bodies = _open(frame)
+            events = [event for body in bodies if (event := self._event(kind, peer, body)) is not None]
+        except (IndexError, UnicodeDecodeError, WireError):
+            self.refused["malformed"] += 1
+            return
+        if target in self.nodes:
+            self._step(target, events)
+        elif self._leaves.get(target) == self.me and self._to_leaf is not None and kind != UP:
+            for event in events:
+                self._to_leaf(target, event)
+        else:
+            self.refused["no such node here"] += 1
+
+    def _event(self, kind: int, peer: int, body: bytes) -> Input | None:
+        if kind == DOWN:
+            return FromAbove(body)
+        if kind == RESEND:
+            return ResendAsked()
+        if kind != UP:
+            raise WireError("a frame of no known kind")
+        if body[:2] == b"TU":
+            source = wire.peek(body).source
+            if self._runs.get(source, self._leaves.get(source)) != peer:
+                self.refused["not from where the child runs"] += 1
+                return None
+        return Arrived(body)
+
+    def send_up(self, leaf: str, region: str, packets: Iterable[bytes]) -> None:
+        """State something for a leaf on this machine."""
+        assert self._leaves[leaf] == self.me
+        self._send(self._runs[region], UP, region, list(packets))
+
+    # ---- out
+
+    def _step(self, name: str, events: list[Input]) -> None:
+        now_ns, node = self._now_ns(), self.nodes[name]
+        self._carry_out([output for event in events for output in node.step(now_ns, event)])
+        if any(isinstance(event, Arrived | Detach | ResendAsked | Adopt) for event in events):
+            self._flush_soon()
+
+    def _carry_out(self, outputs: list[Output]) -> None:
+        """What goes to the same node goes in one frame: at 1000 leaves, frames are what propagation costs."""
+        to: dict[tuple[int, str], list[bytes]] = {}
+        for output in outputs:
+            match output:
+                case Upward(name, body):
+                    to.setdefault((UP, name), []).append(body)
+                case Downward(name, body):
+                    to.setdefault((DOWN, name), []).append(body)
+                case AskResend(name):
+                    to[RESEND, name] = [b""]
+        for (kind, name), bodies in to.items():
+            self._deliver(kind, name, bodies)
+
+    def _deliver(self, kind: int, name: str, bodies: list[bytes]) -> None:
+        host = self._runs[name] if name in self._runs else self._leaves[name]
+        if host != self.me:
+            self._send(host, kind, name, bodies)
+        else:
+            self.received(self.me, _frame(kind, name, bodies))
+
+    def _send(self, host: int, kind: int, name: str, bodies: list[bytes]) -> None:
+        if self._bus is not None:
+            self.messages += 1
+            self._bus.send(host, _frame(kind, name, bodies))
+
+    def _flush_soon(self) -> None:
+        if self._flushing is None:
+            loop = asyncio.get_running_loop()
+            self._flushing = loop.call_at(max(loop.time(), self._flushed + LEAST_INTERVAL_SECONDS), self.flush)
+
+    def flush(self) -> None:
+        """Let every node here state what has changed, lower ones first."""
+        loop = asyncio.get_running_loop()
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._flushed, self._flushing = loop.time(), None
+        for node in sorted(self.nodes.values(), key=lambda node: node.level):
+            self._carry_out(node.step(self._now_ns(), Flush()))
+
+    # ---- machines come and go
+
+    def changed(self, host: int, up: bool) -> None:
+        """The link to a machine came up or went down."""
+        if (timer := self._giving_up.pop(host, None)) is not None:
+            timer.cancel()
+        if up:
+            self._decide(host, self._up | {host})
+        else:
+            loop = asyncio.get_running_loop()
+            self._giving_up[host] = loop.call_later(self._patience, self._give_up, host)
+
+    def _give_up(self, host: int) -> None:
+        del self._giving_up[host]
+        self._decide(host, self._up - {host})
+
+    def _decide(self, host: int, up: set[int]) -> None:
+        self._up = up
+        for name, place in self._plan.items():
+            if host in place.hosts:
+                runs = next((one for one in place.hosts if one in up), place.hosts[0])
+                if runs != self._runs[name]:
+                    self._move(name, runs)
+
+    def _move(self, name: str, host: int) -> None:
+        """Node `name` runs on `host` now: begin or end it here, and tell those of its neighbours that are here."""
+        self._runs[name] = host
+        place = self._plan[name]
+        if host == self.me:
+            self._begin(name)
+        else:
+            self.nodes.pop(name, None)
+        if place.parent in self.nodes:
+            self._step(place.parent, [Detach(name), Attach(name)])
+        for child in place.children:
+            if child in self.nodes:
+                self._step(child, [Adopt(name)])
+            elif self._leaves.get(child) == self.me and self._to_leaf is not None:
+                self._to_leaf(child, ResendAsked())
+        self.failovers += 1
+
+    def _begin(self, name: str) -> None:
+        place = self._plan[name]
+        node = self.nodes[name] = Aggregator(name, place.level)
+        for child in place.children:
+            node.step(self._now_ns(), Attach(child))
+        if place.parent:
+            node.step(self._now_ns(), Adopt(place.parent))
+
+
+def _frame(kind: int, name: str, bodies: list[bytes]) -> bytes:
+    """Kind, length of the target's name, the name, then packets, each behind its length in two bytes."""
+    raw = name.encode()
+    return bytes((kind, len(raw))) + raw + b"".join(len(body).to_bytes(2) + body for body in bodies)
+
+
+def _open(frame: bytes) -> tuple[int, str, list[bytes]]:
+    kind, at = frame[0], 2 + frame[1]
+    name, bodies = frame[2:at].decode(), list[bytes]()
+    while at < len(frame):
+        size = int.from_bytes(frame[at : at + 2])
+        bodies.append(frame[at + 2 : at + 2 + size])
+        at += 2 + size
+    if at != len(frame):
+        raise WireError("a frame that ends in the middle of a packet")
+    return kind, name, bodies

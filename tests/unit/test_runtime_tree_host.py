@@ -1,0 +1,167 @@
+"""R1.3, R1.9: the tree over real sockets; a machine that falls silent is replaced, and the sums stay exact."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tocsin.aggregation.fleet_view import FleetView
+from tocsin.aggregation.messages import FromAbove, Input, ResendAsked
+from tocsin.aggregation.summary import Summary
+from tocsin.runtime.tcp_bus import LinkOptions, Node, TcpBus
+from tocsin.runtime.tree_host import DOWN, RESEND, UP, Place, TreeHost, neighbours
+from tocsin.stats.histogram import BINS, accumulate_histograms
+from tocsin.stats.moments import Grid, MomentLayout, accumulate_moments
+from tocsin.trust.keyring import deterministic_signers
+from tocsin.wire import update as wire
+
+GRID = Grid(("a", "b"), (0, 0), (-8, -8))
+PLAN = {
+    "g": Place(3, "", ("z",), (0,)),
+    "z": Place(2, "g", ("r1", "r2"), (1, 2)),
+    "r1": Place(1, "z", ("l1",), (3,)),
+    "r2": Place(1, "z", ("l2",), (3,)),
+}
+LEAVES = {"l1": 4, "l2": 5}
+REGION_OF = {"l1": "r1", "l2": "r2"}
+SIGNERS = deterministic_signers(b"tree host", 6)
+QUICK = LinkOptions(first_redial_seconds=0.005, last_redial_seconds=0.02)
+PATIENCE_SECONDS = 20
+
+
+def summary(n: int, seed: int) -> Summary:
+    q = np.random.default_rng(seed).integers(-2000, 2000, (n, 2)).astype(np.int32)
+    moments, cells = np.zeros((1, MomentLayout(2).open_size), np.int64), np.zeros((1, 2 * BINS), np.int32)
+    accumulate_moments(q, np.zeros(n, np.int64), moments)
+    accumulate_histograms(q, np.zeros(n, np.int64), cells)
+    return Summary(1, 2, np.concatenate([MomentLayout(2).closed(moments)[0], cells[0]]), {"act": n})
+
+
+class Machine:
+    """One end with a bus of its own, and on the leaves' machines what their leaf has seen."""
+
+    def __init__(self, me: int, ports: list[int], news: asyncio.Event) -> None:
+        self.me, self.ports, self.news = me, ports, news
+        self.view, self.seq, self.seen = FleetView(), -1, Summary.empty(1, 2)
+
+    async def start(self) -> None:
+        nodes = [Node("127.0.0.1", port, s.public_key) for port, s in zip(self.ports, SIGNERS, strict=True)]
+        self.host = TreeHost(self.me, PLAN, LEAVES, time.monotonic_ns, to_leaf=self.heard, patience_seconds=0.1)
+        self.bus = TcpBus(
+            self.me, SIGNERS[self.me], nodes, b"t" * 32, self.host.received, options=QUICK,
+            on_change=self.host.changed, peers=neighbours(PLAN, LEAVES, self.me),
+        )  # fmt: skip
+        await self.bus.start()
+        self.ports[self.me] = self.bus.port
+        self.host.attach(self.bus)
+
+    async def stop(self) -> None:
+        self.host.close()
+        await self.bus.close()
+
+    @property
+    def leaf(self) -> str:
+        return next(name for name, machine in LEAVES.items() if machine == self.me)
+
+    def heard(self, leaf: str, event: Input) -> None:
+        if isinstance(event, FromAbove):
+            self.view.accept(event.body)
+        elif isinstance(event, ResendAsked):
+            self.state(self.seen, wire.SNAPSHOT)
+        self.news.set()
+
+    def state(self, change: Summary, kind: int = wire.DELTA) -> None:
+        self.seq += 1
+        update = wire.Update(
+            kind=kind, source=self.leaf, level=0, epoch=1, seq=self.seq, as_of_ms=1, agents=1, d=2,
+            counts=change.counts, actions=change.actions,
+        )  # fmt: skip
+        grid = [wire.encode_grid(1, GRID)] if kind == wire.SNAPSHOT else []
+        self.host.send_up(self.leaf, REGION_OF[self.leaf], [*grid, *wire.encode(update)])
+
+    def act(self, n: int, seed: int) -> None:
+        change = summary(n, seed)
+        self.seen += change
+        self.state(change, wire.SNAPSHOT if self.seq < 0 else wire.DELTA)
+
+
+async def until(news: asyncio.Event, holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not holds():
+            news.clear()
+            await news.wait()
+
+
+def test_a_silent_machine_is_replaced_and_the_root_still_equals_the_leaf_sum() -> None:
+    async def story() -> None:
+        news, ports = asyncio.Event(), [0] * 6
+        machines = [Machine(me, ports, news) for me in range(6)]
+        for machine in machines:
+            await machine.start()
+        left, right = machines[4], machines[5]
+
+        def known() -> bool:
+            views = [m.view.read() for m in (left, right)]
+            return all(view is not None and view[0] == left.seen + right.seen for view in views)
+
+        left.act(20, seed=1)
+        right.act(30, seed=2)
+        await until(news, known)
+        assert "z" in machines[1].host.nodes
+        assert "z" not in machines[2].host.nodes
+
+        await machines[1].stop()  # the zone's machine dies; its stand-in starts with nothing
+        left.act(5, seed=3)
+        await until(news, known)
+        assert "z" in machines[2].host.nodes
+        assert machines[0].host.host_of("z") == machines[3].host.host_of("z") == 2
+        assert machines[0].host.nodes["g"].total == left.seen + right.seen
+
+        machines[1] = Machine(1, ports, news)  # and comes back, having forgotten everything
+        await machines[1].start()
+        right.act(7, seed=4)
+        await until(news, lambda: known() and "z" in machines[1].host.nodes and not machines[2].host.nodes)
+        right.act(2, seed=5)
+        await until(news, known)
+        assert machines[0].host.host_of("z") == 1
+        assert all(one.host.failovers == 2 for one in machines[2:4])
+        for machine in machines:
+            await machine.stop()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("reason", "frame"),
+    [
+        ("malformed", b""),
+        ("malformed", b"\x00"),
+        ("malformed", bytes((UP, 2)) + b"\xff\xfe" + b"x"),
+        ("malformed", bytes((9, 1)) + b"g\x00\x00"),
+        ("malformed", bytes((UP, 1)) + b"g\x00\x04TU\x01\x09"),
+        ("malformed", bytes((UP, 1)) + b"g\x00\x09TU"),
+        ("no such node here", bytes((RESEND, 2)) + b"r1"),
+        ("no such node here", bytes((DOWN, 2)) + b"l1"),
+        ("not from where the child runs", None),
+    ],
+)
+def test_frames_that_nobody_should_send_are_refused_and_counted(reason: str, frame: bytes | None) -> None:
+    host = TreeHost(0, PLAN, LEAVES, lambda: 0)
+    if frame is None:
+        whole = summary(3, 0)
+        (packet,) = wire.encode(wire.Update(
+            kind=wire.SNAPSHOT, source="z", level=2, epoch=1, seq=0, as_of_ms=1, agents=1, d=2, counts=whole.counts,
+            actions={}))  # fmt: skip
+        frame = bytes((UP, 1)) + b"g" + len(packet).to_bytes(2) + packet
+    host.received(2, frame)  # machine 1 runs the zone, not 2
+    assert host.refused == {reason: 1}
+    assert host.nodes["g"].total.is_zero()
+
+
+def test_machines_are_linked_with_those_they_have_to_do_with() -> None:
+    links = [neighbours(PLAN, LEAVES, me) for me in range(6)]
+    assert links == [{1, 2}, {0, 2, 3}, {0, 1, 3}, {1, 2, 4, 5}, {3}, {3}]
