@@ -13,6 +13,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -82,33 +83,18 @@ _header_decoder = msgspec.msgpack.Decoder(_Header)
 def filled(batch: EventBatch) -> EventBatch:
     """`batch` with every optional column at full length (a batch may leave group, context, values and ragged out)."""
     n = len(batch)
-    return EventBatch(
-        offset=batch.offset,
-        agents=batch.agents,
-        agent=batch.agent,
-        t_ns=batch.t_ns,
-        session=batch.session,
-        phase=batch.phase,
-        kind=batch.kind,
-        actions=batch.actions,
-        action=batch.action,
-        effect=batch.effect,
-        groups=batch.groups or ("",),
-        group=batch.group if batch.group.shape[0] == n else np.zeros(n, np.int32),
-        contexts=batch.contexts or ("",),
-        context=batch.context if batch.context.shape[0] == n else np.zeros(n, np.int32),
-        feature_names=batch.feature_names,
-        values=batch.values if batch.values.shape[0] == n else np.full((n, len(batch.feature_names)), np.nan),
-        arg_offset=batch.arg_offset if batch.arg_offset.shape[0] == n + 1 else np.zeros(n + 1, np.int32),
-        arg_name=batch.arg_name,
-        arg_hash=batch.arg_hash,
-        arg_type=batch.arg_type,
-        arg_flags=batch.arg_flags,
-        arg_len=batch.arg_len,
-        prompt_offset=batch.prompt_offset if batch.prompt_offset.shape[0] == n + 1 else np.zeros(n + 1, np.int32),
-        prompt_word=batch.prompt_word,
-        event_id=batch.event_id if batch.event_id.shape[0] == n else np.zeros(n, np.int64),
-    )
+    whole: dict[str, Any] = {
+        "group": np.zeros(n, np.int32),
+        "context": np.zeros(n, np.int32),
+        "values": np.full((n, len(batch.feature_names)), np.nan),
+        "arg_offset": np.zeros(n + 1, np.int32),
+        "prompt_offset": np.zeros(n + 1, np.int32),
+        "event_id": np.zeros(n, np.int64),
+    }
+    missing = {name: column for name, column in whole.items() if getattr(batch, name).shape[0] != column.shape[0]}
+    if not missing and batch.groups and batch.contexts:
+        return batch
+    return replace(batch, groups=batch.groups or ("",), contexts=batch.contexts or ("",), **missing)
 
 
 def encode_batch(batch: EventBatch, *, compress: bool = True) -> bytes:
@@ -202,33 +188,10 @@ def take(batch: EventBatch, index: NDArray[Any], offset: int | None = None) -> E
     rows = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.int64)
     arg_offset, arg_rows = _gather(whole.arg_offset, rows)
     prompt_offset, prompt_rows = _gather(whole.prompt_offset, rows)
-    return EventBatch(
-        offset=whole.offset if offset is None else offset,
-        agents=whole.agents,
-        agent=whole.agent[rows],
-        t_ns=whole.t_ns[rows],
-        session=whole.session[rows],
-        phase=whole.phase[rows],
-        kind=whole.kind[rows],
-        actions=whole.actions,
-        action=whole.action[rows],
-        effect=whole.effect[rows],
-        groups=whole.groups,
-        group=whole.group[rows],
-        contexts=whole.contexts,
-        context=whole.context[rows],
-        feature_names=whole.feature_names,
-        values=whole.values[rows],
-        arg_offset=arg_offset,
-        arg_name=whole.arg_name[arg_rows],
-        arg_hash=whole.arg_hash[arg_rows],
-        arg_type=whole.arg_type[arg_rows],
-        arg_flags=whole.arg_flags[arg_rows],
-        arg_len=whole.arg_len[arg_rows],
-        prompt_offset=prompt_offset,
-        prompt_word=whole.prompt_word[prompt_rows],
-        event_id=whole.event_id[rows],
-    )
+    where = {"rows": rows, "cells": rows, "args": arg_rows, "words": prompt_rows}
+    columns = {name: getattr(whole, name)[where[count]] for name, _, count in _COLUMNS if count in where}
+    start = whole.offset if offset is None else offset
+    return replace(whole, offset=start, **columns, arg_offset=arg_offset, prompt_offset=prompt_offset)
 
 
 def concat(batches: Sequence[EventBatch], offset: int | None = None) -> EventBatch:
@@ -244,36 +207,22 @@ def concat(batches: Sequence[EventBatch], offset: int | None = None) -> EventBat
     groups, group = _merged([(b.groups, b.group) for b in wholes])
     contexts, context = _merged([(b.contexts, b.context) for b in wholes])
     names = tuple(dict.fromkeys(name for b in wholes for name in b.feature_names))
-
-    def joined(column: str) -> NDArray[Any]:
-        return np.concatenate([getattr(b, column) for b in wholes])
-
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(b, name) for b in wholes])
+        for name, _, count in _COLUMNS
+        if count in ("rows", "args", "words")
+    }
+    columns.update(agent=agent, action=action, group=group, context=context, values=_joined_values(wholes, names))
+    for name in ("arg_offset", "prompt_offset"):
+        columns[name] = _joined_offsets([getattr(b, name) for b in wholes])
     return EventBatch(
         offset=wholes[0].offset if offset is None else offset,
         agents=agents,
-        agent=agent,
-        t_ns=joined("t_ns"),
-        session=joined("session"),
-        phase=joined("phase"),
-        kind=joined("kind"),
         actions=actions,
-        action=action,
-        effect=joined("effect"),
         groups=groups,
-        group=group,
         contexts=contexts,
-        context=context,
         feature_names=names,
-        values=_joined_values(wholes, names),
-        arg_offset=_joined_offsets([b.arg_offset for b in wholes]),
-        arg_name=joined("arg_name"),
-        arg_hash=joined("arg_hash"),
-        arg_type=joined("arg_type"),
-        arg_flags=joined("arg_flags"),
-        arg_len=joined("arg_len"),
-        prompt_offset=_joined_offsets([b.prompt_offset for b in wholes]),
-        prompt_word=joined("prompt_word"),
-        event_id=joined("event_id"),
+        **columns,
     )
 
 
