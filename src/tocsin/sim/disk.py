@@ -29,8 +29,10 @@ class Disk:
         self._reported = len(self.records)
         return new
 
-    def crash(self, rng: Random) -> None:
-        """Lose what was not durable, but for a prefix of it."""
+    def crash(self, rng: Random) -> list[Record]:
+        """Lose what was not durable, but for a prefix of it; that prefix."""
         kept = rng.randint(0 if self._lying else self._reported, len(self.records))
         del self.records[kept:]
+        survived = self.records[self._reported :]
         self._reported = kept
+        return survived

@@ -19,6 +19,7 @@ HEAL_NS = 4_000 * MILLISECOND_NS  # until here anything may happen; from here on
 LIES = (
     "hide",  # time out without showing the lock
     "strip",  # propose against a lock, leaving out the certificate that proves it
+    "defy",  # propose against a lock, with the certificate that proves it
     "two-faced",  # propose one value to some and another to the rest
     "shrink",  # propose a cut that gives up what is decided
     "posterior",  # propose a posterior that does not follow

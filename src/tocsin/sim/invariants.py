@@ -14,15 +14,15 @@ from tocsin.consensus import journal
 from tocsin.consensus.certificate import verify_verdict
 from tocsin.consensus.cut import cut_root, empty_cut
 from tocsin.consensus.evidence_log import Conflict, Gap
-from tocsin.consensus.messages import ENVELOPE, Certified, Cut, Propose, Timeout, Tip, Vote
-from tocsin.consensus.quorum import leader_of, vote_holds
+from tocsin.consensus.messages import ENVELOPE, Certified, Cut, Decide, Prepared, Propose, Timeout, Tip, Vote
+from tocsin.consensus.quorum import certificate_of, leader_of, vote_holds
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import VerificationError
 from tocsin.model.posterior import Decision
-from tocsin.model.verdict import Roster, Verdict
+from tocsin.model.verdict import QuorumCertificate, Roster, Verdict
 from tocsin.sim.seat import Seat
 
-SIGNED_TAGS = (b"VOTE", b"PROPOSE", b"TIMEOUT")  # decoding everything sent would double a run's time
+SIGNED_TAGS = (b"VOTE", b"PROPOSE", b"TIMEOUT", b"QC1", b"DECIDE")  # decoding everything sent would double a run's time
 TAG_BYTES = 12  # a message's tag lies in these
 Slot = tuple[int, int, str]  # epoch, view, what: 'P' and 'C' votes, 'propose', 'timeout'
 Value = tuple[bytes, bytes]  # cut root, posterior root
@@ -43,6 +43,7 @@ class Known:
     epoch: int = 0  # decisions durable
     announced: int = 0
     locked_view: int = -1  # in the current epoch
+    gave_up_view: int = -1
     proposal: tuple[int, Value] | None = None  # view and value of its own latest proposal
     cut: Cut = ()
 
@@ -80,11 +81,17 @@ class Invariants:
             self._says(seat.index, (message.epoch, message.view, "propose"), value)
         elif kind == journal.VOTED:
             vote = msgspec.msgpack.decode(record, type=journal.VotedRecord)
+            if vote.view <= known.gave_up_view:
+                raise Violation("a vote in a view that was given up", f"monitor {seat.index}, view {vote.view}")
             # A leader's own vote is in no message; it can only be for its proposal.
             if leader_of(self.roster, known.epoch, vote.view) == seat.index and known.proposal is not None:
                 view, value = known.proposal
                 if view == vote.view:
                     self._voted(seat.index, (known.epoch, view, vote.phase), value)
+        elif kind == journal.TIMED_OUT:
+            message = ENVELOPE.decode(record)
+            assert isinstance(message, Timeout)
+            known.gave_up_view = max(known.gave_up_view, message.view)
         elif kind == journal.LOCKED:
             view = msgspec.msgpack.decode(record, type=Certified).votes.view
             if view <= known.locked_view:
@@ -95,7 +102,7 @@ class Invariants:
         if certified.votes.epoch != known.epoch:
             raise Violation("epochs out of order", f"{certified.votes.epoch} after {known.epoch - 1}")
         known.epoch += 1
-        known.locked_view = -1
+        known.locked_view = known.gave_up_view = -1
         known.proposal = None
         known.cut = certified.cut
         self._cut_under[cut_root(certified.cut)] = certified.cut
@@ -113,6 +120,8 @@ class Invariants:
             self._says(seat.index, (message.epoch, message.view, "propose"), value)
         elif isinstance(message, Timeout):
             self._says(seat.index, (message.epoch, message.view, "timeout"), message.signature)
+        elif isinstance(message, Prepared | Decide):
+            self._check_signatures(certificate_of(self.roster, message.certified.votes))
 
     def _says(self, monitor: int, slot: Slot, value: object) -> None:
         if self._said.setdefault((monitor, slot), value) != value:
@@ -148,15 +157,22 @@ class Invariants:
 
     def _check_certificate(self, decision: Decision, value: Value) -> None:
         statement, signatures = decision.certificate.statement, decision.certificate.signatures
-        if statement.phase != "C" or len(signatures) < self.roster.quorum:
-            raise Violation("a certificate that is none", f"epoch {decision.epoch}, {len(signatures)} signers")
-        for signer, signature in signatures.items():
-            if not vote_holds(self.roster, signer, statement, signature):
-                raise Violation("a certificate with a signature that does not hold", f"signer {signer}")
+        if statement.phase != "C":
+            raise Violation("a decision without a commit certificate", f"epoch {decision.epoch}")
+        self._check_signatures(decision.certificate)
+        for signer in signatures:
             if signer not in self._faulty:
                 cast = self._said.get((signer, (statement.epoch, statement.view, "C")))
                 if cast != value:
                     raise Violation("a certificate counts a vote that was never cast", f"signer {signer}")
+
+    def _check_signatures(self, certificate: QuorumCertificate) -> None:
+        epoch, signatures = certificate.statement.epoch, certificate.signatures
+        if len(signatures) < self.roster.quorum:
+            raise Violation("a certificate of too few signers", f"epoch {epoch}, {len(signatures)} signers")
+        for signer, signature in signatures.items():
+            if not vote_holds(self.roster, signer, certificate.statement, signature):
+                raise Violation("a certificate with a signature that does not hold", f"epoch {epoch}, signer {signer}")
 
     def _check_value(self, seat: Seat, epoch: int, value: Value) -> None:
         """The cut extends the last one, its evidence is authentic, and folding it anew gives the certified root."""
@@ -200,10 +216,16 @@ class Invariants:
         return self._known[monitor].epoch
 
     def check_authorship(self, seat: Seat) -> None:
-        """What is decided in an honest monitor's name is what it stated."""
+        """What is decided in an honest monitor's name is what it stated, and it stated every event once at most."""
         assert seat.monitor is not None
         tip: Tip = self.cuts[-1][seat.index]
         log = seat.monitor.replica.evidence_log
         own = log.stretch(seat.index, tip.seq - 1, tip.seq)
         if tip.seq >= 0 and (not own or log.collect(tip.head, tip.seq - 1, 1 << 30) != own):
             raise Violation("evidence was decided that its author never stated", f"monitor {seat.index}")
+        spoken: dict[str, int] = {}
+        for batch in log.batches(seat.index):
+            for item in batch.items:
+                if item.first_seq <= spoken.get(item.agent_id, -1):
+                    raise Violation("events were stated twice", f"monitor {seat.index} about {item.agent_id}")
+                spoken[item.agent_id] = item.last_seq

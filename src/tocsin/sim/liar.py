@@ -150,10 +150,13 @@ class Liar(Replica):
         if message.epoch != self._epoch:
             return [message]
         lie: Propose | None = None
-        if message.view > 0 and message.timeouts is not None and self._tells("strip"):
-            stripped = msgspec.structs.replace(message.timeouts, high=None)
+        timeouts = message.timeouts
+        if timeouts is not None and self._tells("strip"):
             cut, root = self._value(None)
-            lie = self._proposal(message.view, cut, root, stripped)
+            lie = self._proposal(message.view, cut, root, msgspec.structs.replace(timeouts, high=None))
+        elif timeouts is not None and self._tells("defy"):
+            cut, root = self._value(None)
+            lie = self._proposal(message.view, cut, root, timeouts)
         elif self._tells("shrink"):
             lie = self._shrunk(message)
         elif self._tells("posterior"):

@@ -99,7 +99,8 @@ class Seat:
 
     def _crash(self) -> None:
         self.monitor = None
-        self.disk.crash(self._rng)
+        for kind, record in self.disk.crash(self._rng):
+            self._watcher.durable(self, kind, record)
         self._offset_ns += self._rng.randrange(0, 5) * SECOND_NS
         self._timeline.at(self._timeline.now_ns + self._down_ns, self.boot)
 

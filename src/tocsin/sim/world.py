@@ -102,7 +102,7 @@ class World:
         self.network = Network(self.timeline, self.streams, schedule, places, self._deliver)
         self.honest = [seat for seat in self.seats if seat.honest]
         self._events_so_far = 0
-        self._flushed = False
+        self._over = False
         self._plan()
 
     def _places(self) -> list[tuple[int, int]]:
@@ -114,11 +114,11 @@ class World:
     def _monitor(self, seat: Seat) -> Monitor:
         me, build = seat.index, self.build
         signer, detector = self._signers[me], ScriptedDetector(self._script)
+        roster = build.believed(self.roster)
         if self.schedule.role(me) in ("twins", "liar"):
             rng = self.streams.of("lies", seat.position)
-            replica = Liar(self.roster, me, signer, FleetPosterior(self.roster), build.config, self._lies, rng)
+            replica = Liar(roster, me, signer, FleetPosterior(roster), build.config, self._lies, rng)
             return Monitor(me, replica, detector)
-        roster = build.believed(self.roster)
         return build.monitor(me, build.replica(roster, me, signer, FleetPosterior(roster), build.config), detector)
 
     # --- the plan
@@ -171,7 +171,8 @@ class World:
     # --- the end
 
     def _look(self) -> None:
-        if not self.done():
+        self._over = self.done()
+        if not self._over:
             self.timeline.at(self.timeline.now_ns + LOOK_NS, self._look)
 
     def done(self) -> bool:
@@ -189,14 +190,9 @@ class World:
 
     def run(self) -> Result:
         """Let everything happen. Raises Violation."""
-        finished = FLUSH_NS + LOOK_NS
-        while self.timeline.advance():
-            now = self.timeline.now_ns
-            if now > END_NS:
-                break
-            if now >= finished and self.timeline.steps % 16 == 0 and self.done():
-                break
-        if not self.done():
+        while not self._over and self.timeline.now_ns < END_NS and self.timeline.advance():
+            pass
+        if not self._over:
             epochs = [self.invariants.epoch_of(seat.index) for seat in self.honest]
             raise Violation("no progress after healing", f"epochs {epochs}")
         self._check_end()
