@@ -237,13 +237,13 @@ class FleetDetector:
         window: I64 = np.arange(rows.start, rows.stop, dtype=np.int64)
         baseline = window[(batch.phase[rows] == Phase.BASELINE) & (tool[rows] >= 0)]
         self._sessions.learn(calls_of(batch, baseline, agent, session, group, tool))
-        at = window[(batch.phase[rows] == Phase.LIVE) & (batch.kind[rows] != Kind.METRIC)]
+        at = window[batch.kind[rows] != Kind.METRIC]
         if at.size:
-            calls = calls_of(batch, at, agent, session, group, tool)
+            calls, live = calls_of(batch, at, agent, session, group, tool), batch.phase[at] == Phase.LIVE
             fresh_e, fresh_belief = np.zeros(at.size), np.zeros(at.size)
-            self._sessions.judge(calls, seq[at], len(self._agents), fresh_e, fresh_belief)
+            self._sessions.judge(calls, live, seq[at], len(self._agents), fresh_e, fresh_belief)
             both[at - rows.start, 1, 0], both[at - rows.start, 1, 1] = fresh_e, fresh_belief
-            self._novelty.judge(calls, seq[at], len(self._agents), fresh_e, fresh_belief)
+            self._novelty.judge(calls, live, seq[at], len(self._agents), fresh_e, fresh_belief)
             both[at - rows.start, 3, 0], both[at - rows.start, 3, 1] = fresh_e, fresh_belief
         if batch.values.shape[1]:
             self._levels(batch, agent, seq, rows, session, both)

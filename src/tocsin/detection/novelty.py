@@ -33,6 +33,7 @@ from tocsin.stats.eprocess import log_e_of, open_bet
 F64 = NDArray[np.float64]
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
@@ -71,7 +72,7 @@ class NoveltyChannel:
             out[:known] = np.where(enough, share_of(self._model.peers[:known]), 0.0)
         return out
 
-    def judge(self, calls: Calls, seq: I64, agents: int, log_e: F64, belief: F64) -> None:
+    def judge(self, calls: Calls, live: Flags, seq: I64, agents: int, log_e: F64, belief: F64) -> None:
         """Fill `log_e` and `belief` `(n,)` for live calls, NaN for agents with too short a baseline."""
         log_e[:], belief[:] = math.nan, math.nan
         if self._model is None:
@@ -84,6 +85,7 @@ class NoveltyChannel:
             calls.tool,
             calls.effect,
             judged_calls(calls),
+            live,
             seq,
             calls.arg_offset,
             calls.arg_name,
@@ -227,7 +229,8 @@ def _judge(
     session: I64,
     tool: I32,
     effect: I8,
-    judged: NDArray[np.bool_],
+    judged: Flags,
+    live: Flags,
     seq: I64,
     arg_offset: I64,
     arg_name: I64,
@@ -236,7 +239,7 @@ def _judge(
     arg_flags: U8,
     keys: I64,
     counts: I32,
-    known: NDArray[np.bool_],
+    known: Flags,
     table: F64,
     shares: F64,
     key: I64,
@@ -256,7 +259,7 @@ def _judge(
     reached = np.zeros(3, np.int64)
     for i in range(agent.shape[0]):
         a = agent[i]
-        if a >= known.shape[0] or not known[a]:
+        if not live[i] or a >= known.shape[0] or not known[a]:
             continue
         k, fresh = slot_of(key, used, a, session[i], seq[i] + 1)
         t = int(sessions[a])

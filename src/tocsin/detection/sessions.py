@@ -31,6 +31,7 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
 
 BET = 0.1  # share of the wealth that is bet on each session
 SHOWS = 0.25  # chance that a session of a compromised agent shows it
@@ -74,12 +75,16 @@ class SessionChannel:
         if int(session[-1]) + 1 >= MIN_SESSIONS:
             self._model = train(calls, session, self.seed)
 
-    def judge(self, calls: Calls, seq: I64, agents: int, log_e: F64, belief: F64) -> None:
-        """Fill `log_e` and `belief` `(n,)` for live calls."""
-        if self._model is None:
-            return
+    def judge(self, calls: Calls, live: Flags, seq: I64, agents: int, log_e: F64, belief: F64) -> None:
+        """Fill `log_e` and `belief` `(n,)` for live calls. Baselines end inside sessions: their calls are followed."""
         model, state = self._model, self._state.grown(agents)
         self._state = state
+        if model is None:
+            _follow(
+                calls.agent, calls.session, calls.tool, seq, state.key, state.used, state.task, state.previous,
+                state.tools, state.uses, state.best, state.opened,
+            )  # fmt: skip
+            return
         task = model.tasks.look_up(calls.word_offset, calls.word)
         _judge(
             calls.agent,
@@ -89,6 +94,7 @@ class SessionChannel:
             calls.tool,
             calls.effect,
             judged(calls),
+            live,
             seq,
             *calls.arguments(),
             model.table.keys,
@@ -103,6 +109,7 @@ class SessionChannel:
             state.tools,
             state.uses,
             state.best,
+            state.opened,
             state.bets,
             state.wealth,
             state.top,
@@ -169,6 +176,7 @@ class _State:
         self.tools = np.full((agents, SLOTS, TOOLS_PER_SESSION), -1, np.int32)
         self.uses = np.zeros((agents, SLOTS, TOOLS_PER_SESSION), np.int32)
         self.best = np.full((agents, SLOTS), -np.inf)
+        self.opened = np.zeros((agents, SLOTS), np.bool_)  # whether the session's bets are on
         self.bets = np.zeros((agents, SLOTS, 2))
         self.wealth = np.zeros((agents, 3))  # log e-wealth, log belief wealth, sessions so far
         self.wealth[:, :2] = -1e6
@@ -188,6 +196,44 @@ class _State:
 
 
 @njit(cache=True, nogil=True)
+def _slot(
+    a: int, session: int, now: int, key: I64, used: I64, task: I32, previous: I32, tools: I32, best: F64, opened: Flags
+) -> int:
+    """Slot of a session, emptied where it is new."""
+    k, fresh = slot_of(key, used, a, session, now)
+    if fresh:
+        task[a, k] = -1
+        previous[a, k] = -1
+        tools[a, k, :] = -1
+        best[a, k] = -np.inf
+        opened[a, k] = False
+    return k
+
+
+@njit(cache=True, nogil=True)
+def _follow(
+    agent: I32,
+    session: I64,
+    tool: I32,
+    seq: I64,
+    key: I64,
+    used: I64,
+    task: I32,
+    previous: I32,
+    tools: I32,
+    uses: I32,
+    best: F64,
+    opened: Flags,
+) -> None:
+    for i in range(agent.shape[0]):
+        a = agent[i]
+        k = _slot(a, session[i], seq[i] + 1, key, used, task, previous, tools, best, opened)
+        if tool[i] >= 0:
+            use_of(tools[a, k], uses[a, k], tool[i])
+            previous[a, k] = tool[i]
+
+
+@njit(cache=True, nogil=True)
 def _judge(
     agent: I32,
     session: I64,
@@ -195,7 +241,8 @@ def _judge(
     row_task: I32,
     tool: I32,
     effect: I8,
-    counts_here: NDArray[np.bool_],
+    counts_here: Flags,
+    live: Flags,
     seq: I64,
     arg_offset: I64,
     arg_name: I64,
@@ -215,6 +262,7 @@ def _judge(
     tools: I32,
     uses: I32,
     best: F64,
+    opened: Flags,
     bets: F64,
     wealth: F64,
     top: F64,
@@ -226,12 +274,9 @@ def _judge(
     features, part = np.empty(width), np.empty(width)
     for i in range(agent.shape[0]):
         a = agent[i]
-        k, fresh = slot_of(key, used, a, session[i], seq[i] + 1)
-        if fresh:
-            task[a, k] = -1
-            previous[a, k] = -1
-            tools[a, k, :] = -1
-            best[a, k] = -np.inf
+        k = _slot(a, session[i], seq[i] + 1, key, used, task, previous, tools, best, opened)
+        if live[i] and not opened[a, k]:
+            opened[a, k] = True
             wealth[a, 2] += 1.0
             bets[a, k, 0] = log_mix(BET, -1e6)
             bets[a, k, 1] = log_mix(SHOWS, mixture_calibrator(0.0))
@@ -241,7 +286,7 @@ def _judge(
             task[a, k] = row_task[i]
         if tool[i] >= 0:
             repeat = use_of(tools[a, k], uses[a, k], tool[i])
-            if counts_here[i]:
+            if counts_here[i] and live[i]:
                 call_features(
                     a,
                     group[i],

@@ -17,6 +17,7 @@ MIN_SIMILARITY = 0.5
 MAX_TASKS = 1024
 MAX_WORDS = 16384
 NO_TASK = -1
+RECENT = 4096  # requests of a batch that are not looked up again
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.int32]
@@ -67,30 +68,67 @@ def _assign(
     task: NDArray[np.int32],
 ) -> None:
     shared = np.zeros(MAX_TASKS)
+    recent = np.full(RECENT, -1)
     for i in range(offset.shape[0] - 1):
-        task[i] = NO_TASK
-        first, last = offset[i], offset[i + 1]
-        shared[: size[0]] = 0.0
-        own = 0.0
-        for j in range(first, last):
-            w = first_at_least(known, words[j])
-            if w < known.shape[0] and known[w] == words[j]:
-                own += weight[w]
-                for k in range(size[0]):
-                    if member[w, k]:
-                        shared[k] += weight[w]
-        best, best_similarity = NO_TASK, MIN_SIMILARITY
-        for k in range(size[0]):
-            similarity = 2.0 * shared[k] / (own + mass[k] + 1e-12)
-            if similarity > best_similarity:
-                best, best_similarity = k, similarity
+        same = i if learn else _same_request(offset, words, i, recent)
+        if same != i:
+            task[i] = task[same]
+            continue
+        request = words[offset[i] : offset[i + 1]]
+        best, own = _most_similar(request, known, weight, member, mass, size[0], shared)
         if learn and own > 0.0:
             if best == NO_TASK and size[0] < MAX_TASKS:
                 best = size[0]
                 size[0] += 1
             if best != NO_TASK:
-                _join(best, words[first:last], known, weight, member, mass)
+                _join(best, request, known, weight, member, mass)
         task[i] = best
+
+
+@njit(cache=True, nogil=True)
+def _most_similar(
+    request: Words,
+    known: Words,
+    weight: Floats,
+    member: NDArray[np.uint8],
+    mass: Floats,
+    tasks: int,
+    shared: Floats,
+) -> tuple[int, float]:
+    """The task most like `request`, NO_TASK where none is, and the idf of the request's words; `shared` is scratch."""
+    shared[:tasks] = 0.0
+    own = 0.0
+    for word in request:
+        w = first_at_least(known, word)
+        if w < known.shape[0] and known[w] == word:
+            own += weight[w]
+            for k in range(tasks):
+                if member[w, k]:
+                    shared[k] += weight[w]
+    best, best_similarity = NO_TASK, MIN_SIMILARITY
+    for k in range(tasks):
+        similarity = 2.0 * shared[k] / (own + mass[k] + 1e-12)
+        if similarity > best_similarity:
+            best, best_similarity = k, similarity
+    return best, own
+
+
+@njit(cache=True, nogil=True)
+def _same_request(offset: NDArray[np.int64], words: Words, i: int, recent: NDArray[np.int64]) -> int:
+    """A row before `i` with the same words, `i` itself where none is at hand: rows of a session repeat its request."""
+    first, last = offset[i], offset[i + 1]
+    place = np.int64(last - first)
+    for j in range(first, last):
+        place = (place * 31 + words[j]) & 0x7FFFFFFF
+    place %= recent.shape[0]
+    row = recent[place]
+    recent[place] = i
+    if row < 0 or offset[row + 1] - offset[row] != last - first:
+        return i
+    for j in range(last - first):
+        if words[first + j] != words[offset[row] + j]:
+            return i
+    return int(row)
 
 
 @njit(cache=True, nogil=True)
