@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from benchmarks._harness import Bench, main
+import uvloop
+
+from benchmarks._harness import Bench, main, percentile
 
 
 async def round_trips(pings: int) -> list[float]:
@@ -32,10 +37,37 @@ async def round_trips(pings: int) -> list[float]:
     return took
 
 
+async def certificates(n: int, rounds: int, *, all_state: bool) -> list[float]:
+    """Milliseconds from a statement to the certificate at the last of n monitors, once a round."""
+    from benchmarks._committee import Committee
+    from tocsin.consensus.inputs import MILLISECOND_NS, ConsensusConfig
+
+    took: list[float] = []
+    config = ConsensusConfig(view_timeout_ns=5_000 * MILLISECOND_NS)
+    with tempfile.TemporaryDirectory() as directory:
+        async with Committee(n, Path(directory) / "journal.db", config, None) as committee:
+            for k in range(rounds + 2):
+                known = committee.newest
+                began = time.perf_counter()
+                committee.state(range(n) if all_state else [k % n])
+                await committee.until(
+                    lambda known=known: max(committee.decided, default=-1) > known and committee.agreed()
+                )
+                if k >= 2:
+                    took.append((max(committee.decided[known + 1].values()) - began) * 1e3)
+    return took
+
+
 def measure(bench: Bench) -> None:
     """All figures."""
     took = asyncio.run(round_trips(300 if bench.quick else 2000))
     bench.record_all("round trip between two nodes, loopback", took, unit="us")
+    for n, bound in ((4, "< 25"), (16, ""), (31, "< 150"), (64, ""), (100, "")):
+        rounds = max(5, min(100, 1200 // n)) // (4 if bench.quick else 1)
+        values = uvloop.run(certificates(n, rounds, all_state=False))
+        name = f"statement to certificate everywhere, {n} monitors"
+        bench.record_all(name, values, unit="ms", requirement="R2.9", bound=bound)
+        bench.record(f"{name}, p99", percentile(values, 99), unit="ms", runs=len(values))
 
 
 if __name__ == "__main__":

@@ -56,5 +56,7 @@ def votes_hold(roster: Roster, votes: Votes) -> bool:
     signers = {monitor for monitor, _ in votes.signatures}
     if len(signers) != len(votes.signatures) or len(signers) < roster.quorum:
         return False
-    statement = statement_of(roster, votes)
-    return all(vote_holds(roster, monitor, statement, signature) for monitor, signature in votes.signatures)
+    if not all(0 <= monitor < roster.n for monitor in signers):
+        return False
+    signed = statement_bytes(statement_of(roster, votes))  # once, not once a vote
+    return all(verify(roster.keys[monitor], VOTE, signed, signature) for monitor, signature in votes.signatures)

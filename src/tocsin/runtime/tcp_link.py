@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from tocsin.errors import VerificationError, WireError
 from tocsin.wire.limits import MAX_MESSAGE_BYTES
@@ -66,12 +67,11 @@ class Link(asyncio.Protocol):
     # --- what asyncio tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         if self._events.connected(self):
             self.write(self._handshake.opening())
         else:
-            transport.abort()
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         try:
