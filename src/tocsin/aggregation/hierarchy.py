@@ -22,6 +22,7 @@ from tocsin.aggregation.messages import (
     ResendAsked,
     Upward,
 )
+from tocsin.aggregation.newcomers import Expectation, expect
 from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.summary import Summary
 from tocsin.aggregation.tree import REGION, Tree
@@ -213,6 +214,24 @@ class Hierarchy:
         stale = max(0.0, self._now_ns / 1e9 - node.as_of_ms / 1e3)
         name = "global" if level == Level.GLOBAL else scope
         return derive(node.total, node.grid, level, Scope(name, node.agents, stale))
+
+    def expect(self, agent_id: str) -> Expectation:
+        """What the agent's next sample should look like, from its own and its peers' (region, zone, then fleet).
+
+        Raises `UnknownAgent`, and `InputError` while nobody is known well enough.
+        """
+        self.tree.region_of(agent_id)
+        self.leaves.settle()
+        own = self.leaves.moments([agent_id])[0]
+        nodes = [self.tree.ancestor(agent_id, level) for level in (Level.REGION, Level.ZONE, Level.GLOBAL)]
+        members = ((node, [a for a in self._agents_below(node) if a != agent_id]) for node in nodes)
+        return expect(self.leaves.grid, own, ((node, self.leaves.moments(agents)) for node, agents in members))
+
+    def _agents_below(self, node_id: str) -> list[str]:
+        node = self.tree.nodes[node_id]
+        if node.level == REGION:
+            return list(node.children)
+        return [agent for child in node.children for agent in self._agents_below(child)]
 
     # ---- about itself
 

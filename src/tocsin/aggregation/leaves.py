@@ -234,15 +234,23 @@ class LeafSummaries:
 
     def each(self, agent_ids: list[str]) -> list[Summary]:
         """One summary an agent; an agent without events has an empty one."""
-        d, layout = len(self.grid), MomentLayout(len(self.grid))
-        rows = np.array([self.row_of.get(a, -1) for a in agent_ids], np.int64)
+        d = len(self.grid)
         if self.epoch < 0:
             return [Summary.empty(self.epoch, d)] * len(agent_ids)
-        counts = np.concatenate([layout.closed(self._moments[rows]), self._cells[rows]], axis=1, dtype=np.int64)
-        counts[rows < 0] = 0
-        actions = self._actions[rows]
-        actions[rows < 0] = 0
+        rows = np.array([self.row_of.get(a, -1) for a in agent_ids], np.int64)
+        cells, actions = self._cells[rows], self._actions[rows]
+        cells[rows < 0], actions[rows < 0] = 0, 0
+        counts = np.concatenate([self.moments(agent_ids), cells], axis=1, dtype=np.int64)
         return [Summary(self.epoch, d, one, self._named(acts)) for one, acts in zip(counts, actions, strict=True)]
+
+    def moments(self, agent_ids: list[str]) -> I64:
+        """(n, `MomentLayout.size`) moment vectors of these agents, zero for agents without events."""
+        rows = np.array([self.row_of.get(a, -1) for a in agent_ids], np.int64)
+        if self.epoch < 0:
+            return np.zeros((len(agent_ids), MomentLayout(0).size), np.int64)
+        vectors = MomentLayout(len(self.grid)).closed(self._moments[rows])
+        vectors[rows < 0] = 0
+        return vectors
 
     def _named(self, per_action: I64 | I32) -> dict[str, int]:
         names = list(self._codes)

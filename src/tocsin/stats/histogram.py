@@ -81,7 +81,7 @@ def bin_edges(k: int) -> tuple[float, float]:
     return (low, high) if b > 0 else (-high, -low)
 
 
-_BIN_EDGES = np.array([bin_edges(k) for k in range(BINS)])
+BIN_EDGES = np.array([bin_edges(k) for k in range(BINS)])  # (BINS, 2)
 
 
 @njit(cache=True, nogil=True)
@@ -107,5 +107,5 @@ def quantiles(cells: I64, probabilities: tuple[float, ...]) -> F64:
     0.0 for an empty histogram.
     """
     out = np.zeros((cells.shape[0], len(probabilities)))
-    _quantiles(cells, np.array(probabilities), _BIN_EDGES, out)
+    _quantiles(cells, np.array(probabilities), BIN_EDGES, out)
     return out
