@@ -112,6 +112,7 @@ class TocsinServer:
             self.data.close()
             self._socket.close()
             raise
+        self._learning = admission.learning
         self._decoder: Decoder | None = None
         self._uvicorn: Any = None
         self._thread: threading.Thread | None = None
@@ -141,7 +142,7 @@ class TocsinServer:
                 f"what {self.data.ingest} holds of unfinished traces is damaged: {error}",
                 remedy="restore the data directory from a copy, or start with another --data directory",
             ) from error
-        app: Any = build_app(self.service, self._decoder, routes(self.service))
+        app: Any = build_app(self.service, self._decoder, routes(self.service, self._learning))
         if self.settings.server.token:
             app = BearerToken(app, self.settings.server.token)
         config = uvicorn.Config(

@@ -168,6 +168,39 @@ def explain(
 
 
 @app.command()
+def feedback(
+    agent: Annotated[str, typer.Argument(help="Agent id, as `tocsin agents` prints it.")],
+    outcome: Annotated[str, typer.Argument(help="benign: the alarm was false; confirmed: it was right.")],
+    note: Annotated[str, typer.Option(help="Why, for whoever reads it later.")] = "",
+    data: DataOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether an agent's latest alarm was right; `tocsin quality` then shows the realised share of false ones.
+
+    The last word on an alarm counts. Feedback changes no belief, baseline or verdict: one person cannot silence an
+    agent. `confirmed` of an agent without an alarm counts as one that was missed.
+    """
+    from tocsin.cli.quality import run_feedback
+
+    run_feedback(agent, outcome, note, data, url, token, as_json=as_json)
+
+
+@app.command()
+def quality(
+    data: DataOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: Json = False,
+) -> None:
+    """Show how good the alarms are: target and realised share of false ones, and what is found on labelled fleets."""
+    from tocsin.cli.quality import run_quality
+
+    run_quality(data, url, token, as_json=as_json)
+
+
+@app.command()
 def verify(
     certificate: Annotated[Path, typer.Argument(help="A *.cert.json file.")],
     roster: Annotated[
@@ -222,11 +255,15 @@ def config(as_json: Json = False) -> None:
 
 
 @app.command()
-def doctor(data: DataOption = None, as_json: Json = False) -> None:
+def doctor(
+    data: DataOption = None,
+    port: Annotated[int | None, typer.Option(help="Port to check.  [default: that of the settings, 4318]")] = None,
+    as_json: Json = False,
+) -> None:
     """Check that this machine can run tocsin: versions, signatures, the data directory, the port."""
     from tocsin.cli.doctor import run_doctor
 
-    run_doctor(data, as_json=as_json)
+    run_doctor(data, port, as_json=as_json)
 
 
 def main() -> None:

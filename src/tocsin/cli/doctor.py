@@ -18,10 +18,10 @@ from tocsin.errors import TocsinError
 FREE_BYTES = 1 << 30
 
 
-def run_doctor(data: Path | None, *, as_json: bool) -> None:
+def run_doctor(data: Path | None, port: int | None, *, as_json: bool) -> None:
     """Print one line a check; exit 1 when one failed."""
     try:
-        chosen = settings({"data.dir": str(data) if data else None}).settings
+        chosen = settings({"data.dir": str(data) if data else None, "server.port": port}).settings
     except TocsinError as error:
         _report([("settings", False, str(error))], as_json=as_json)
         return

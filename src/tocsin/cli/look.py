@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tocsin.cli.options import data_dir
-from tocsin.cli.out import bold, note, percent, safe, say, say_json, table
+from tocsin.cli.out import bold, note, percent, safe, say, say_json, table, utc
 from tocsin.errors import TocsinError, UnknownAgent, Unreachable
 from tocsin.runtime.client import ask
 from tocsin.runtime.hints import explain_command
@@ -74,6 +74,9 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
         return
     if not rows:
         say("no agents observed yet")
+        say("An agent appears with its first span that says what it does and who it is:")
+        say("  gen_ai.operation.name = execute_tool (or chat, invoke_agent), and for a tool gen_ai.tool.name;")
+        say("  gen_ai.agent.id or gen_ai.agent.name, on the span or on the invoke_agent span above it.")
         return
     lines = [
         [
@@ -82,13 +85,20 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
             f"{row['events']:>7}",
             f"{percent(row['confidence']):>11}",
             f"{row['log_e_nats']:>7.1f}",
-            "compromised" if row["flagged"] else "",
+            _standing(row),
         ]
         for row in rows
     ]
     say(table(lines, ["agent", "region", " events", "     belief", "  log e", "certified verdict"]))
     say()
     say(f"next: {explain_command(rows[0]['agent_id'], directory if data else None)}")
+
+
+def _standing(row: dict[str, Any]) -> str:
+    if row["flagged"]:
+        return "compromised"
+    left = row.get("learning_events_left", 0)
+    return f"learning, {left:,} events to go" if left else ""
 
 
 def run_explain(agent: str, data: Path | None, url: str | None, token: str | None, *, as_json: bool) -> None:
@@ -161,4 +171,9 @@ def _print_explanation(agent: str, told: dict[str, Any]) -> None:
     if told["would_change"]:
         say(f"what would change this: {safe(told['would_change'], 400)}")
     for verdict in told["verdicts"]:
-        say(f"verdict {verdict['verdict_id']} in epoch {verdict['epoch']}: {verdict['decision']}")
+        at = utc(verdict["decided_ms"])
+        say(f"verdict {verdict['verdict_id']} of {at}, epoch {verdict['epoch']}: {verdict['decision']}")
+    for said in told.get("feedback", []):
+        about = f"verdict {said['verdict_id']}" if said["verdict_id"] else "no verdict: it was missed"
+        note_text = f": {safe(said['note'], 300)}" if said["note"] else ""
+        say(f"feedback of {utc(said['told_ms'])} on {about}: {said['outcome']}{note_text}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from tocsin.errors import TocsinError
@@ -39,6 +40,11 @@ def percent(share: float) -> str:
     if share > 0.9999:  # at 64 nats a float is 1.0 already
         return "> 99.99 %"
     return "< 0.01 %" if share < 0.0001 else f"{100 * share:.2f} %"
+
+
+def utc(milliseconds: int) -> str:
+    """A moment, to the second."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def say(text: str = "") -> None:

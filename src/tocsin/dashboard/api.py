@@ -1,4 +1,4 @@
-"""The JSON interface of a running tocsin, version 1. Read-only but for `POST /api/v1/baseline/seal`.
+"""The JSON interface of a running tocsin, version 1. Read-only but for the two POSTs.
 
 | path | answer |
 |---|---|
@@ -6,8 +6,11 @@
 | `GET /api/v1/status` | counts: events, agents, evidence, epoch, verdicts, monitors |
 | `GET /api/v1/agents?limit=N` | agents, most suspicious first |
 | `GET /api/v1/agents/{agent_id}` | why the fleet believes what it believes |
-| `GET /api/v1/verdicts?limit=N` | verdicts, latest first |
+| `GET /api/v1/verdicts?limit=N` | verdicts, latest first, with what moved them and what people said about them |
 | `GET /api/v1/verdicts/{verdict_id}/certificate` | the certificate, byte for byte as stored |
+| `GET /api/v1/quality` | target and realised share of false alarms, measured power |
+| `GET /api/v1/feedback?limit=N` | what people said about alarms, latest first |
+| `POST /api/v1/feedback` | `{"agent_id": "a", "outcome": "benign"}` (or `confirmed`; `note` if you like) |
 | `GET /api/v1/roster` | the monitors' public keys |
 | `GET /api/v1/baseline?level=L&agent=A&agent=B` | baseline of agents at a level of the tree |
 | `POST /api/v1/baseline/seal` | end the learning phase of `{"agents": [...]}`, or of everybody |
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -28,13 +31,17 @@ from starlette.routing import Route
 
 from tocsin.dashboard.metrics import metrics_text
 from tocsin.errors import InputError, TocsinError, Unavailable, UnknownAgent, UserError
+from tocsin.runtime.feedback import outcomes, take_feedback
 from tocsin.runtime.pictures import agent_rows, explanation
+from tocsin.runtime.quality import quality
 from tocsin.runtime.service import FleetService
+from tocsin.runtime.store import Store
 from tocsin.trust.keyring import roster_to_dict
 from tocsin.wire.baseline import encode as encode_baseline
 
 MAX_LIMIT = 20_000
 MAX_SEAL_BYTES = 16 << 20
+MAX_FEEDBACK_BYTES = 64 << 10
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -43,6 +50,7 @@ PAGE_HEADERS = {
     "cache-control": "no-store",
 }
 
+Body = TypeVar("Body", bound=msgspec.Struct)
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -50,6 +58,14 @@ class SealRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of a seal; no agents: everybody seen so far."""
 
     agents: tuple[str, ...] | None = None
+
+
+class FeedbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of feedback about an agent's latest alarm."""
+
+    agent_id: str
+    outcome: str
+    note: str = ""
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -80,9 +96,9 @@ def _limit(request: Request) -> int:
     return int(text)
 
 
-def routes(service: FleetService) -> list[Route]:
-    """All routes; mount them beside the OTLP ones."""
-    api = _Api(service)
+def routes(service: FleetService, learning: Callable[[], dict[str, int]]) -> list[Route]:
+    """All routes; mount them beside the OTLP ones. `learning`: events still to be learned, by agent."""
+    api = _Api(service, learning)
     table: list[tuple[str, str, Handler]] = [
         ("GET", "/healthz", api.health),
         ("GET", "/metrics", api.metrics),
@@ -91,6 +107,9 @@ def routes(service: FleetService) -> list[Route]:
         ("GET", "/api/v1/agents/{agent_id:path}", api.agent),
         ("GET", "/api/v1/verdicts", api.verdicts),
         ("GET", "/api/v1/verdicts/{verdict_id}/certificate", api.certificate),
+        ("GET", "/api/v1/quality", api.quality),
+        ("GET", "/api/v1/feedback", api.feedback),
+        ("POST", "/api/v1/feedback", api.take_feedback),
         ("GET", "/api/v1/roster", api.roster),
         ("GET", "/api/v1/baseline", api.baseline),
         ("POST", "/api/v1/baseline/seal", api.seal),
@@ -115,22 +134,28 @@ def _static(name: str, kind: str) -> Handler:
 
 
 class _Api:
-    def __init__(self, service: FleetService) -> None:
+    def __init__(self, service: FleetService, learning: Callable[[], dict[str, int]]) -> None:
         self._service = service
+        self._learning = learning
+        self._reasons: dict[str, list[str]] = {}  # verdict id -> features that moved it; a certificate never changes
 
     async def health(self, _: Request) -> Response:
         self._service.check_alive()
         return json_response({"ok": True})
 
     async def status(self, _: Request) -> Response:
-        return json_response(self._service.status())
+        return json_response({**self._service.status(), "agents_learning": len(self._learning())})
 
     async def metrics(self, _: Request) -> Response:
-        return Response(metrics_text(self._service.status()), media_type="text/plain; version=0.0.4")
+        found = await self._service.ask(lambda engine, store: quality(store, engine.roster))
+        status = {**self._service.status(), "agents_learning": len(self._learning())}
+        return Response(metrics_text(status, found["false_share"]), media_type="text/plain; version=0.0.4")
 
     async def agents(self, request: Request) -> Response:
         limit = _limit(request)
-        return json_response(await self._service.ask(lambda engine, _: agent_rows(engine)[:limit]))
+        rows = await self._service.ask(lambda engine, _: agent_rows(engine)[:limit])
+        left = self._learning()
+        return json_response([{**row, "learning_events_left": left.get(row["agent_id"], 0)} for row in rows])
 
     async def agent(self, request: Request) -> Response:
         name = request.path_params["agent_id"]
@@ -138,7 +163,35 @@ class _Api:
 
     async def verdicts(self, request: Request) -> Response:
         limit = _limit(request)
-        return json_response(await self._service.ask(lambda _, store: store.verdicts(limit=limit)))
+        return json_response(await self._service.ask(lambda _, store: self._told_verdicts(store, limit)))
+
+    def _told_verdicts(self, store: Store, limit: int) -> list[dict[str, Any]]:
+        """Verdicts with the features that moved them, largest first, and the last word that people had on them."""
+        said = outcomes(store.feedback())
+        told: list[dict[str, Any]] = []
+        for verdict in store.verdicts(limit=limit):
+            name = verdict["verdict_id"]
+            if name not in self._reasons:
+                body: dict[str, Any] = msgspec.json.decode(store.certificate(name) or b"{}")
+                self._reasons[name] = [reason["feature"] for reason in body.get("reasons", [])]
+            feedback = said.get((verdict["agent_id"], name), "")
+            told.append({**verdict, "reasons": self._reasons[name], "feedback": feedback})
+        return told
+
+    async def quality(self, _: Request) -> Response:
+        return json_response(await self._service.ask(lambda engine, store: quality(store, engine.roster)))
+
+    async def feedback(self, request: Request) -> Response:
+        limit = _limit(request)
+        return json_response(await self._service.ask(lambda _, store: store.feedback(limit=limit)))
+
+    async def take_feedback(self, request: Request) -> Response:
+        remedy = 'send {"agent_id": "a", "outcome": "benign"} (or "confirmed")'
+        said = await _posted(request, FeedbackRequest, MAX_FEEDBACK_BYTES, remedy)
+        stored = await self._service.ask(
+            lambda engine, store: take_feedback(engine, store, said.agent_id, said.outcome, said.note)
+        )
+        return json_response(stored)
 
     async def certificate(self, request: Request) -> Response:
         name = request.path_params["verdict_id"]
@@ -161,19 +214,23 @@ class _Api:
         return Response(encode_baseline(found), media_type="application/json")
 
     async def seal(self, request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            # A page of another site can make a browser post anything but this, so it cannot end anybody's learning.
-            raise InputError("the content type is not application/json", remedy="send the body as application/json")
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_SEAL_BYTES:
-                raise InputError(f"the body is larger than {MAX_SEAL_BYTES} bytes", remedy="name fewer agents at once")
-        try:
-            wanted = msgspec.json.decode(bytes(body) or b"{}", type=SealRequest)
-        except msgspec.MsgspecError as error:
-            raise InputError(
-                f"the body does not fit: {error}", remedy='send {"agents": ["a", "b"]} or nothing'
-            ) from error
+        remedy = 'send {"agents": ["a", "b"]} or nothing'
+        wanted = await _posted(request, SealRequest, MAX_SEAL_BYTES, remedy)
         offset = await self._service.seal(wanted.agents)
         return json_response({"sealed_at_offset": offset})
+
+
+async def _posted(request: Request, shape: type[Body], most_bytes: int, remedy: str) -> Body:
+    """The body, decoded; an empty one counts as `{}`. Raises InputError."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        # A page of another site can make a browser post anything but this, so it can change nothing here.
+        raise InputError("the content type is not application/json", remedy="send the body as application/json")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most_bytes:
+            raise InputError(f"the body is larger than {most_bytes} bytes", remedy="send less at once")
+    try:
+        return msgspec.json.decode(bytes(body) or b"{}", type=shape)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"the body does not fit: {error}", remedy=remedy) from error

@@ -19,17 +19,26 @@ COUNTERS = {
 GAUGES = {
     "agents": ("tocsin_agents", "Agents observed."),
     "agents_judged": ("tocsin_agents_judged", "Agents over which the share of false alarms is controlled."),
+    "agents_learning": ("tocsin_agents_learning", "Agents whose behaviour is still being learned."),
     "agents_flagged": ("tocsin_agents_flagged", "Agents that are certified as compromised."),
     "epoch": ("tocsin_epoch", "Latest certified epoch."),
     "backlog_events": ("tocsin_backlog_events", "Events accepted and not yet analysed."),
     "monitors": ("tocsin_monitors", "Configured monitors."),
     "tolerated_faults": ("tocsin_tolerated_faults", "Monitors that may lie or be silent."),
 }
+ALARMS = {
+    "alarms": ("tocsin_alarms", "Certified alarms so far."),
+    "false": ("tocsin_alarms_labelled_false", "Alarms that a person called benign."),
+    "right": ("tocsin_alarms_labelled_right", "Alarms that a person confirmed."),
+    "target": ("tocsin_false_alarm_share_target", "Target share of false alarms among alarms."),
+    "realised": ("tocsin_false_alarm_share", "Share of false alarms among labelled ones; absent without labels."),
+}
 
 
 class _Status:
-    def __init__(self, status: Mapping[str, Any]) -> None:
+    def __init__(self, status: Mapping[str, Any], alarms: Mapping[str, Any]) -> None:
         self._status = status
+        self._alarms = alarms
 
     def collect(self) -> list[Metric]:
         found: list[Metric] = []
@@ -37,6 +46,9 @@ class _Status:
             found.append(CounterMetricFamily(name, text, value=self._status[key]))
         for key, (name, text) in GAUGES.items():
             found.append(GaugeMetricFamily(name, text, value=self._status[key]))
+        for key, (name, text) in ALARMS.items():
+            if self._alarms[key] is not None:
+                found.append(GaugeMetricFamily(name, text, value=self._alarms[key]))
         for key, label in (("refused", "reason"), ("not_admitted", "reason")):
             family = CounterMetricFamily(
                 f"tocsin_{key}", f"What was {key.replace('_', ' ')}, by reason.", labels=[label]
@@ -47,8 +59,8 @@ class _Status:
         return found
 
 
-def metrics_text(status: Mapping[str, Any]) -> bytes:
-    """Prometheus exposition of a status picture."""
+def metrics_text(status: Mapping[str, Any], alarms: Mapping[str, Any]) -> bytes:
+    """Prometheus exposition of a status picture and of the share of false alarms (`tocsin.runtime.quality`)."""
     registry = CollectorRegistry()
-    registry.register(_Status(status))
+    registry.register(_Status(status, alarms))
     return generate_latest(registry)

@@ -93,6 +93,13 @@ class Admission:
         self._clamped += ahead
         return batch, Admitted(len(batch), dict(refused), {CLOCK_AHEAD: ahead} if ahead else {})
 
+    def learning(self) -> dict[str, int]:
+        """Agents whose events are still learned -> how many more are, before they are judged. From any thread."""
+        warmup = self._config.warmup_events
+        known = list(self._agents.items())
+        left = {name: warmup - self._admitted[i] for name, i in known if i < len(self._sealed) and not self._sealed[i]}
+        return {name: events for name, events in left.items() if events > 0}
+
     def unknown(self, agents: Sequence[str]) -> list[str]:
         """Those of `agents` of which nothing was admitted yet, in order."""
         return [agent for agent in agents if agent not in self._agents]

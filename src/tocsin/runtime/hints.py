@@ -18,6 +18,11 @@ def explain_command(agent_id: str, data: Path | None) -> str:
     return f"tocsin explain{_data(data)} -- {shlex.quote(agent_id)}"
 
 
+def quality_command(data: Path | None) -> str:
+    """Show how good the alarms are."""
+    return "tocsin quality" + _data(data)
+
+
 def verify_command(certificate: Path, roster: Path) -> str:
     """Check a certificate against the monitors of a data directory."""
     return f"tocsin verify {shlex.quote(str(certificate))} --roster {shlex.quote(str(roster))}"

@@ -9,6 +9,7 @@ import msgspec
 from tocsin.model.baseline import Level
 from tocsin.model.evidence import Q32
 from tocsin.runtime.engine import Engine
+from tocsin.runtime.quality import quality
 from tocsin.runtime.store import Store
 from tocsin.stats.logodds import logistic
 
@@ -81,14 +82,20 @@ def explanation(
     told["agreed_confidence"] = logistic(entry.log_odds_q32 if entry else engine.prior_log_odds_q32)
     told["evidence"] = engine.stated_about(agent_id)
     told["verdicts"] = store.verdicts(agent_id)
+    told["feedback"] = store.feedback(agent_id)
     return told
 
 
 def fleet_picture(engine: Engine, store: Store) -> dict[str, Any]:
-    """Status, all agents, and the explanations of the most suspicious ones."""
+    """Status, all agents, the explanations of the most suspicious ones, and the quality of the alarms."""
     agents = agent_rows(engine)
     explanations: dict[str, Any] = {}
     baselines: dict[str, dict[str, Any]] = {}
     for row in agents[:EXPLAINED]:
         explanations[row["agent_id"]] = explanation(engine, store, row["agent_id"], baselines)
-    return {"status": engine.status(), "agents": agents, "explanations": explanations}
+    return {
+        "status": engine.status(),
+        "agents": agents,
+        "explanations": explanations,
+        "quality": quality(store, engine.roster),
+    }

@@ -18,6 +18,14 @@ CREATE INDEX verdict_agent ON verdict (agent_id, epoch);
 CREATE TABLE picture (name TEXT PRIMARY KEY, taken_ms INTEGER NOT NULL, body BLOB NOT NULL);
 """
 VERSION = 1
+# Added after the first format had data. Append-only: the last word on an alarm counts, the earlier ones stay readable.
+FEEDBACK_SCHEMA = """
+CREATE TABLE IF NOT EXISTS feedback (
+  serial INTEGER PRIMARY KEY, agent_id TEXT NOT NULL, verdict_id TEXT NOT NULL, outcome TEXT NOT NULL,
+  note TEXT NOT NULL, told_ms INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS feedback_agent ON feedback (agent_id);
+"""
 
 
 class Store:
@@ -26,6 +34,9 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._db = open_database(path, SCHEMA, VERSION, read_only=read_only)
+        if not read_only:
+            with storage_errors(path):
+                self._db.executescript(FEEDBACK_SCHEMA)
 
     def add_verdict(
         self, verdict_id: str, agent_id: str, epoch: int, decision: str, decided_ms: int, certificate: bytes
@@ -49,6 +60,24 @@ class Store:
         """Verdicts stored."""
         with storage_errors(self._path):
             return int(self._db.execute("SELECT count(*) FROM verdict").fetchone()[0])
+
+    def add_feedback(self, agent_id: str, verdict_id: str, outcome: str, note: str, told_ms: int) -> None:
+        """Append what a person said; durable on return. `verdict_id` '' where it is about no verdict."""
+        row = (agent_id, verdict_id, outcome, note, told_ms)
+        with transaction(self._db, self._path) as db:
+            db.execute(
+                "INSERT INTO feedback (agent_id, verdict_id, outcome, note, told_ms) VALUES (?, ?, ?, ?, ?)", row
+            )
+
+    def feedback(self, agent_id: str | None = None, limit: int = -1) -> list[dict[str, Any]]:
+        """What people said, latest first: dicts with agent_id, verdict_id, outcome, note, told_ms."""
+        query = (
+            "SELECT agent_id, verdict_id, outcome, note, told_ms FROM feedback "
+            "WHERE ?1 IS NULL OR agent_id = ?1 ORDER BY serial DESC LIMIT ?2"
+        )
+        names = ("agent_id", "verdict_id", "outcome", "note", "told_ms")
+        with storage_errors(self._path):
+            return [dict(zip(names, row, strict=True)) for row in self._db.execute(query, (agent_id, limit))]
 
     def certificate(self, verdict_id: str) -> bytes | None:
         with storage_errors(self._path):
