@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tocsin.aggregation.aggregator import Aggregator
 from tocsin.aggregation.hierarchy import Hierarchy
 from tocsin.aggregation.leaves import MAX_ACTIONS, OVERFLOW_ACTION, bounded_name
-from tocsin.aggregation.messages import Arrived, Input, Output
+from tocsin.aggregation.messages import Arrived, Flush, Input, Output, Upward
 from tocsin.errors import InputError, UnknownAgent
 from tocsin.model.baseline import Level
 from tocsin.model.events import EventBatch
@@ -274,3 +274,53 @@ def test_measured_round_trips_bring_neighbours_together() -> None:
     assert sum(len(side) > 1 for side in sides) <= 2
     hierarchy.tree.check()
     assert hierarchy.root_equals_leaf_sum()
+
+
+def test_a_new_epoch_fits_what_outgrew_the_grid_and_refuses_what_is_still_on_the_old_one() -> None:
+    hierarchy = Hierarchy(flush_ns=0)
+    hierarchy.observe(fleet(60, 2000))
+    hierarchy.pump(SECOND)
+    before = hierarchy.establish([], Level.GLOBAL)
+    root = hierarchy.nodes[hierarchy.tree.root]
+    (old,) = (n for n in hierarchy.nodes.values() if n.parent == root.id)
+    stale = [o.body for o in old.step(1000 * SECOND, Flush()) if isinstance(o, Upward)]
+    assert hierarchy.state()["saturating"] == []
+
+    rng = np.random.default_rng(9)
+    agents = [f"a{k}" for k in range(60)] * 40
+    values = rng.normal(4e5, 100, (len(agents), 2))
+    hierarchy.observe(batch(agents, values, ("f0", "f1")))
+    hierarchy.pump(2 * SECOND)
+    assert hierarchy.state()["saturating"] == ["f0", "f1"]
+    hierarchy.refit()
+    hierarchy.observe(batch(agents, values, ("f0", "f1")))
+    after = hierarchy.establish([], Level.GLOBAL)
+    assert after.epoch == before.epoch + 1
+    assert [f.name for f in after.features] == ["f0", "f1", "f2"]
+    assert after.features[0].mean == pytest.approx(4e5, rel=1e-4)
+    assert after.features[0].std == pytest.approx(100, rel=0.05)
+    assert after.features[0].saturated == 0
+    assert len(agents) <= after.samples <= 2 * len(agents) + 2000
+    assert hierarchy.leaves.grid.exponent[2] == root.grid.exponent[2]
+    assert hierarchy.root_equals_leaf_sum()
+    total = root.total
+    for body in stale:
+        root.step(1001 * SECOND, Arrived(body))
+    assert root.total == total
+    assert root.refused["old epoch"] == len(stale)
+
+
+def test_one_agent_that_sends_nonsense_is_no_reason_for_a_new_epoch() -> None:
+    hierarchy = Hierarchy()
+    hierarchy.observe(fleet(30, 900))
+    hierarchy.observe(batch(["a1"] * 5000, np.full((5000, 3), 1e12), ("f0", "f1", "f2")))
+    hierarchy.pump(SECOND)
+    assert hierarchy.state()["saturating"] == []
+
+
+def test_an_epoch_before_there_is_a_grid_changes_nothing() -> None:
+    hierarchy = Hierarchy()
+    hierarchy.refit()
+    hierarchy.observe(fleet(30, 60))
+    hierarchy.refit()
+    assert hierarchy.establish([], Level.GLOBAL).samples == 60

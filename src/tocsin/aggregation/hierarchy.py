@@ -51,6 +51,7 @@ class Hierarchy:
         self._flush_ns = flush_ns
         self._pumped_ns = -(1 << 62)
         self._now_ns = 0
+        self._saturating: tuple[str, ...] = ()
 
     def observe(self, batch: EventBatch) -> None:
         """Count a batch at the leaves."""
@@ -70,6 +71,13 @@ class Hierarchy:
     def leave(self, agent_id: str) -> None:
         """Take an agent out of the tree; its history stops counting towards region, zone and global."""
         self.tree.leave(agent_id)
+
+    def refit(self) -> None:
+        """Open a new epoch: origins and steps are fitted from the latest events, and every sum begins anew with them.
+
+        For when `state()["saturating"]` names features. It costs what was learned, so it is for an operator to decide.
+        """
+        self.leaves.refit()
 
     def fail_over(self, node_id: str) -> None:
         """Replace a failed aggregator by an empty one: only its parent and children take part in the recovery."""
@@ -106,6 +114,7 @@ class Hierarchy:
 
     def _climb(self, now_ns: int) -> None:
         self._pumped_ns = now_ns
+        self._saturating = self.leaves.saturating()
         changes = self.tree.drain()
         self._follow(now_ns, changes.parents)
         for rounds in range(2):  # a second round answers requests for snapshots
@@ -247,14 +256,17 @@ class Hierarchy:
         """Counts for display."""
         refused: Counter[str] = Counter()
         for node in self.nodes.values():
-            refused += node.refused
+            for counts in (node.refused, node.fleet.refused):
+                if counts:
+                    refused.update(counts)
         root = self.nodes.get(self.tree.root)
         return {
             "agents": len(self.tree), "regions": len(self.tree.at_level(1)), "zones": len(self.tree.at_level(2)),
             "depth": self.tree.depth, "epoch": self.leaves.epoch, "features": list(self.leaves.grid.features),
             "samples": root.total.events if root else 0, "packets": self.packets, "packets_down": self.packets_down,
             "bytes": self.bytes,
-            "largest_packet": self.largest_packet, "refused": dict(refused), "tree_operations": self.tree.operations,
+            "largest_packet": self.largest_packet, "refused": dict(refused),
+            "saturating": list(self._saturating), "tree_operations": self.tree.operations,
         }  # fmt: skip
 
 

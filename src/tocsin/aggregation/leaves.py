@@ -39,6 +39,7 @@ I64 = NDArray[np.int64]
 FIT_ROWS = 512
 NEW_FEATURE_SAMPLES = 64
 HEARTBEAT_NS = 10_000_000_000
+SATURATED_SHARE = 0.05  # a grid that fits clips .1 % of the samples it was fitted from
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class LeafSummaries:
         self._actions = np.zeros((64, 16), np.int32)
         self._touched = np.zeros(64, np.bool_)
         self._first: list[_Rows] | None = []  # the rows the grid is fitted from; None once it is final
+        self._latest: list[_Rows] = []  # at least as many rows again, the newest, once the grid is final
         self._late: dict[str, list[F64]] = {}  # feature not on the grid -> samples so far
         self._sent: dict[str, _Sent] = {}
         self._views: dict[str, FleetView] = {}
@@ -116,26 +118,69 @@ class LeafSummaries:
             events = _Rows(rows[keep], codes[batch.action[keep]], batch.feature_names, values)
         if self._first is None:
             self._add(events)
+            self._remember(events)
             return
         self._first.append(events)
         if sum(r.row.shape[0] for r in self._first) >= self._fit_rows:
             self.settle()
-            self._first = None
+            self._first, self._latest = None, self._first
+
+    def _remember(self, events: _Rows) -> None:
+        """Keep the latest `fit_rows` rows, in case the grid has to be fitted again."""
+        tail = slice(-self._fit_rows, None)
+        self._latest.append(_Rows(events.row[tail], events.action[tail], events.features, events.values[tail].copy()))
+        while sum(r.row.shape[0] for r in self._latest[1:]) >= self._fit_rows:
+            del self._latest[0]
 
     def settle(self) -> None:
         """Fit the grid from the first rows if it is not final yet, and count them on it."""
         counted = int(self._moments[:, 0].sum()) if self.epoch >= 0 else -1
         if self._first is None or counted >= sum(r.row.shape[0] for r in self._first):
             return
-        names = tuple(dict.fromkeys(bounded_name(n) for r in self._first for n in r.features))[:MAX_FEATURES]
-        columns = [np.concatenate([_column(r, n) for r in self._first]) for n in names]
+        self._fit(self._first)
+
+    def refit(self) -> None:
+        """Open an epoch with origins and steps fitted from the latest rows; counting begins anew, with these rows.
+
+        Integers on the old grid cannot be moved to another one exactly, so what was learned on it is given up. Features
+        without recent samples keep their place.
+        """
+        self.settle()
+        if self._first is None and self._latest:
+            latest, self._latest = self._latest, []
+            self._fit(latest)
+
+    def saturating(self) -> tuple[str, ...]:
+        """Features of which most agents have more than `SATURATED_SHARE` of their samples clipped at the grid's edge.
+
+        One agent, one vote: a few that send nonsense are no reason to open an epoch.
+        """
+        d, at = len(self.grid), MomentLayout(len(self.grid))
+        if self.epoch < 0 or not d:
+            return ()
+        moments = self._moments[: len(self.row_of)]
+        count = moments[:, [at.counts + at.pair(a, a) for a in range(d)]] + moments[:, at.size, None]
+        clipped = moments[:, 1 : 1 + d] > SATURATED_SHARE * count
+        most = 2 * clipped.sum(axis=0) > (count > 0).sum(axis=0)
+        return tuple(f for f, found in zip(self.grid.features, most.tolist(), strict=True) if found)
+
+    def _fit(self, latest: list[_Rows]) -> None:
+        old = {name: axis for axis, name in enumerate(self.grid.features)}
+        names = tuple(dict.fromkeys([*old, *(bounded_name(n) for r in latest for n in r.features)]))[:MAX_FEATURES]
+        columns = [np.concatenate([_column(r, n) for r in latest]) for n in names]
+        fitted = fit_grid(names, np.stack(columns, axis=1) if columns else np.zeros((0, 0)))
+        silent = [n in old and not np.isfinite(c).any() for n, c in zip(names, columns, strict=True)]
+        kept = [
+            (self.grid if quiet else fitted, old[n] if quiet else a)
+            for a, (n, quiet) in enumerate(zip(names, silent, strict=True))
+        ]
+        self.grid = Grid(names, tuple(g.origin[a] for g, a in kept), tuple(g.exponent[a] for g, a in kept))
         self.epoch += 1
-        self.grid = fit_grid(names, np.stack(columns, axis=1) if columns else np.zeros((0, 0)))
         capacity = self.seen.shape[0]
         self._moments = np.zeros((capacity, MomentLayout(len(names)).open_size), np.int64)
         self._cells = np.zeros((capacity, len(names) * BINS), np.int32)
         self._actions[:] = 0
-        for rows in self._first:
+        for rows in latest:
             self._add(rows)
 
     def _rows_of_agents(self, batch: EventBatch) -> I64:
