@@ -177,7 +177,7 @@ async function refresh() {
 }
 
 async function poll() {
-  await refresh().catch(fail);
+  if (element("token-form").hidden) await refresh().catch(fail); // else whoever reads this is asked for a token
   setTimeout(poll, POLL_MS);
 }
 
