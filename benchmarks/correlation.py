@@ -96,6 +96,7 @@ class Line:
     largest: int = 0
     regions: list[Region] = field(default_factory=list[Region])
     nested: list[F64] = field(default_factory=list[F64])
+    removed: list[I64] = field(default_factory=list[I64])
 
     def run(self, x: F64) -> tuple[CorrelationMap, U64]:
         """The map, and the sketches (n, 8) for screening; `nested` keeps what regions hand out for verification."""
@@ -111,7 +112,9 @@ class Line:
         sketches: list[U64] = []
         for k, region in enumerate(self.regions):
             of_zone = self._rows("zone basis down", ZONE_BASIS, zone_basis(zones[k // each], basis))
-            self.nested.append(region.nested_residuals(basis, of_zone))
+            nested, removed = region.nested_residuals(basis, of_zone)
+            self.nested.append(nested)
+            self.removed.append(removed)
             sketches.append(sketch_rows(self.nested[-1], SKETCH_SEED))
             raw = [encode(one) for one in region.statements(basis, 1, SEED, self.bits, sketches[-1])]
             self._sent("statements", raw)
@@ -184,8 +187,9 @@ def accuracy(bench: Bench, name: str, x: F64, line: Line, truth: CorrelationMap)
     bench.record(f"{name}: largest packet", line.largest, unit="B", requirement="R1.8", bound="< 1024")
 
 
-def hidden_groups(bench: Bench, name: str, nested: F64, sketches: U64, groups: list[list[int]], share: float) -> None:
+def hidden_groups(bench: Bench, name: str, line: Line, sketches: U64, groups: list[list[int]], share: float) -> None:
     """Pairs of the planted groups found, and pairs found that were not planted."""
+    nested, removed = np.concatenate(line.nested), np.concatenate(line.removed)
     n, length = nested.shape
     region: I64 = np.arange(n, dtype=np.int64) // REGION
     looking = Screening()
@@ -193,7 +197,7 @@ def hidden_groups(bench: Bench, name: str, nested: F64, sketches: U64, groups: l
     start = time.perf_counter()
     candidates = candidate_pairs(sketches, length, region, looking)
     compared = time.perf_counter()
-    pairs = verified(candidates, n, lambda numbers: nested[numbers], looking)
+    pairs = verified(candidates, n, lambda numbers: nested[numbers], looking, removed=removed)
     members = coordinated(pairs, n, looking)
     done = time.perf_counter()
     found = {(p.left, p.right): p.lag for p in pairs}
@@ -225,7 +229,7 @@ def screening(bench: Bench, n: int, length: int, *, lagged: bool, spikes: bool =
     line = Line(4)
     _, sketches = line.run(innovations(x))
     name = f"T={length}, {'members 0..3 late' if lagged else 'no lag'}{', spikes (t, 2 d.f.)' if spikes else ''}"
-    hidden_groups(bench, name, np.concatenate(line.nested), sketches, groups, 80 if spikes else 90 if lagged else 99)
+    hidden_groups(bench, name, line, sketches, groups, 80 if spikes else 90 if lagged else 99)
 
 
 def sketches_alone(bench: Bench, n: int, looking: Screening) -> None:

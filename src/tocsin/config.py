@@ -132,6 +132,42 @@ class Consensus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 500
 
 
+class Coordination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Agents that move together are looked for in what each did in windows of event time, a round at a time."""
+
+    window_seconds: Annotated[
+        int,
+        _knob(
+            "length of the windows in which what an agent does is counted",
+            unit="seconds",
+            trade_off="agents that do something in less than half of the windows are not seen; longer windows see "
+            "slower groups, later",
+            ge=1,
+            le=86_400,
+        ),
+    ] = 10
+    windows: Annotated[
+        int,
+        _knob(
+            "windows that a round looks back on; what agents do in their first round counts as normal",
+            unit="windows",
+            trade_off="more: weaker groups are seen, later; memory and time of a round grow in proportion",
+            ge=64,
+            le=1024,
+        ),
+    ] = 256
+    every_windows: Annotated[
+        int,
+        _knob(
+            "windows from one round to the next; at most as many as a round looks back on count",
+            unit="windows",
+            trade_off="fewer: groups are seen sooner, at the price of seconds of a core each time with 10,000 agents",
+            ge=1,
+            le=1024,
+        ),
+    ] = 64
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bounds that keep hostile or runaway telemetry from exhausting the machine."""
 
@@ -175,6 +211,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     learning: Learning = Learning()
     detection: Detection = Detection()
     consensus: Consensus = Consensus()
+    coordination: Coordination = Coordination()
     limits: Limits = Limits()
 
 

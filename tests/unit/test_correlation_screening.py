@@ -157,11 +157,12 @@ def test_lagged_correlation_and_autocorrelation_against_numpy():
 def test_best_lag_is_the_least_p_of_all_and_persistence_costs_certainty():
     x = with_group(seed=8)[[5, 300]]
     none = np.zeros((2, 1))
-    rho, lag, log_p = best_lags(x, none, np.array([0]), np.array([1]), 3, 10)
+    ten = np.array([10, 4])
+    rho, lag, log_p = best_lags(x, none, np.array([0]), np.array([1]), 3, ten)
     each = [log_p_value(lagged_correlation(x[0], x[1], k), T - 10 - abs(k)) for k in range(-3, 4)]
     assert (lag[0], log_p[0]) == (2, min(each))
     assert rho[0] == lagged_correlation(x[0], x[1], 2)
-    persistent = best_lags(x, none + 0.7, np.array([0]), np.array([1]), 3, 10)[2]
+    persistent = best_lags(x, none + 0.7, np.array([0]), np.array([1]), 3, ten)[2]
     assert persistent[0] == pytest.approx(log_p[0] / (1 + 2 * 0.49), rel=0.1)
 
 

@@ -43,7 +43,7 @@ class Screening:
     max_lag: int = 3  # windows that a member may be behind another
     least_rho: float = 0.3  # weaker correlation is no coordination, however certain
     delta: float = 1e-3  # probability that independent agents give any pair at all
-    factors: int = 43  # directions that were removed from each series
+    factors: int = 43  # directions that were removed from each series, where it is not said for each
     all_pairs_up_to: int = 50_000  # agents; of larger fleets those pairs that share a band of bits
 
     def __post_init__(self) -> None:
@@ -166,12 +166,22 @@ def _banded(left: U64, right: U64, mask: U64, limit: int, length: int, lag: int)
     return np.concatenate(found)
 
 
-def verified(candidates: I32, agents: int, residuals: Callable[[I64], F64], screening: Screening) -> list[Pair]:
+def verified(
+    candidates: I32,
+    agents: int,
+    residuals: Callable[[I64], F64],
+    screening: Screening,
+    *,
+    removed: I64 | None = None,
+    log_p_at_most: float | None = None,
+) -> list[Pair]:
     """Those of `candidates` (m, 2) that the residuals themselves confirm, at their best lag, in the order given.
 
-    `residuals(numbers)` hands out the nested residuals (len(numbers), T) of the agents asked for, ascending. Of
+    `residuals(numbers)` hands out the nested residuals (len(numbers), T) of the agents asked for, ascending; `removed`
+    (agents,) says how many directions were taken out of each (`screening.factors` by default). Of
     independent agents this returns any pair at all with probability at most `delta`: ln p plus the logarithm of how
-    many pairs and lags a fleet of `agents` has stays below ln delta.
+    many pairs and lags a fleet of `agents` has stays below ln delta. `log_p_at_most` replaces both conditions by one on
+    the pair alone: for pairs that are to be known, not reported.
     """
     tests = math.log(agents) + math.log(max(agents - 1, 1)) - math.log(2.0) + math.log(screening.lags)
     found: list[Pair] = []
@@ -181,10 +191,15 @@ def verified(candidates: I32, agents: int, residuals: Callable[[I64], F64], scre
         rows = np.ascontiguousarray(residuals(numbers), np.float64)
         left, right = place.reshape(some.shape).T
         auto = autocorrelations(rows, rows.shape[1] // 16)
+        gone = np.full(numbers.size, screening.factors) if removed is None else removed[numbers]
         rho, lag, log_p = best_lags(
-            rows, auto, np.ascontiguousarray(left), np.ascontiguousarray(right), screening.max_lag, screening.factors
+            rows, auto, np.ascontiguousarray(left), np.ascontiguousarray(right), screening.max_lag, gone
         )
-        keep = np.flatnonzero((log_p + tests <= math.log(screening.delta)) & (rho >= screening.least_rho))
+        if log_p_at_most is None:
+            certain = (log_p + tests <= math.log(screening.delta)) & (rho >= screening.least_rho)
+        else:
+            certain = log_p <= log_p_at_most
+        keep = np.flatnonzero(certain)
         found += [
             Pair(int(some[k, 0]), int(some[k, 1]), float(rho[k]), int(lag[k]), float(log_p[k])) for k in keep
         ]  # fmt: skip

@@ -33,7 +33,7 @@ from tocsin.stats.dither import (
     level_size,
     levels,
 )
-from tocsin.stats.factors import leading_rows, orthonormal_rows, unit_rows, without
+from tocsin.stats.factors import leading_rows, orthonormal_rows, unit_rows, without, without_shared
 from tocsin.wire.correlation import Statement
 
 F32 = NDArray[np.float32]
@@ -138,17 +138,38 @@ class Region:
             for k, agent in enumerate(self.agents)
         ]  # fmt: skip
 
-    def nested_residuals(self, basis: Basis, of_zone: F64) -> F64:
+    def nested_residuals(self, basis: Basis, of_zone: F64) -> tuple[F64, I64]:
         """(b, T): what neither the fleet, nor the zone (rows `of_zone`), nor the region, nor its own past explains.
 
-        For screening, where the region should hold `innovations` of the series.
+        And how many directions that took out of each, (b,). For screening, where the region should hold `innovations`
+        of the series.
         """
-        inner = without(self._residual(basis, basis.loadings(self.z)), of_zone)
-        own = without(without(self.rows, basis.vectors), of_zone)
-        return unit_rows(whitened(without(inner, orthonormal_rows(own, REGION_OWN))))
+        inner, by_fleet = without_shared(self.z, basis.vectors)
+        inner, by_zone = without_shared(inner, of_zone)
+        own = orthonormal_rows(leading_rows(inner, REGION_OWN, above_noise=True), REGION_OWN)
+        return unit_rows(whitened(without(inner, own))), by_fleet + by_zone + own.shape[0]
 
     def _residual(self, basis: Basis, loadings: I16) -> F64:
         return self.z - np.ldexp(loadings.astype(np.float64), -LOADING_BITS) @ basis.vectors
+
+
+def possible(basis: Basis, said: Sequence[Statement], seed: bytes) -> NDArray[np.bool_]:
+    """(n,) which statements a unit series could have made: loadings and residual together have a norm of about 1.
+
+    An honest residual is reconstructed within half a step a sample. Who states a longer one, or loadings beyond 1,
+    would make its own correlations exceed what any series has.
+    """
+    if not said:
+        return np.zeros(0, np.bool_)
+    loadings = np.ldexp(np.stack([one.loadings for one in said]).astype(np.float64), -LOADING_BITS)
+    energy = ((loadings @ basis.gram) * loadings).sum(axis=1)
+    slack = 2.0 * basis.leak() * (np.sqrt(energy) + 1.0)
+    step = np.array([one.step for one in said], np.int64)
+    keys = np.array([dither_key(seed, one.agent, one.window) for one in said], np.uint64)
+    heard = levels(np.stack([one.codes for one in said]), step, keys) * level_size(step)[:, None]
+    reach = np.sqrt(np.maximum(1.0 - energy + slack, 0.0))
+    reach += np.ldexp(step.astype(np.float64), -STEP_BITS - 1) * math.sqrt(heard.shape[1])
+    return (energy <= 1.0 + slack) & (np.linalg.norm(heard, axis=1) <= reach + 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +195,9 @@ class CorrelationMap:
         said = [one for members, _ in regions for one in members]
         if not said:
             raise InputError("a map needs at least one statement")
-        length, window = basis.q.shape[1], said[0].window
-        if any((one.basis, one.window, one.codes.shape[0]) != (basis.digest, window, length) for one in said):
+        (factors, length), window = basis.q.shape, said[0].window
+        like = (basis.digest, window, length, factors)
+        if any((one.basis, one.window, one.codes.shape[0], one.loadings.shape[0]) != like for one in said):
             raise InputError("statements of different windows, bases or lengths do not make one map")
         self.basis = basis
         self.agents = tuple(one.agent for one in said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tocsin.model.coordination import Findings
 from tocsin.model.events import EventBatch
 
 
@@ -27,3 +28,10 @@ class Flush:
     """State all evidence held back as immaterial: used before a report, at shutdown, at the end of a replay."""
 
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A round of screening the fleet for coordinated groups is over. Rounds come in order, each once."""
+
+    findings: Findings

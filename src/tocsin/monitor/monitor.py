@@ -1,11 +1,12 @@
 """A monitor: events in, signed evidence and certified verdicts out. Nothing here but routing.
 
     Observed ──> FleetDetector ──> Ledger ──> Replica.SubmitEvidence ─┐
+    Screened ──> JointEvidence ─────────────> Replica.SubmitEvidence ─┤
     Received / Fired ───────────────────────> Replica ────────────────┴──> Send, Persist, SetTimer, Emit
 
 Recovery: the host first replays the journal (`recover`), then the ingest log (`Observed`, `Sealed`, in order). The
 detector is deterministic, so the second replay rebuilds exactly the state that stated what the journal holds. Events
-of an agent up to the last one that this monitor's own chain speaks about are not stated again.
+of an agent up to the last one that this monitor's own chain speaks about are not stated again, nor are rounds.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from collections.abc import Callable, Iterable
 from tocsin.consensus.inputs import Start, SubmitEvidence
 from tocsin.consensus.replica import Replica
 from tocsin.detection.detector import Observation
-from tocsin.model.evidence import Evidence, Reason
+from tocsin.detection.explain import Explanation
+from tocsin.model.evidence import COORDINATION, Evidence, Reason
 from tocsin.model.steps import Effect, Emit, Fired, Received
-from tocsin.monitor.inputs import Flush, Observed, Sealed
+from tocsin.monitor.coordination import JointEvidence
+from tocsin.monitor.inputs import Flush, Observed, Screened, Sealed
 from tocsin.monitor.judge import Judge
 from tocsin.monitor.ledger import Ledger
 from tocsin.monitor.verdicts import verdicts_of
 from tocsin.stats.logodds import to_q32
 
-MonitorInput = Observed | Sealed | Flush | Start | Received | Fired
+MonitorInput = Observed | Screened | Sealed | Flush | Start | Received | Fired
 Transform = Callable[[tuple[Evidence, ...]], tuple[Evidence, ...]]
 
 
@@ -42,6 +45,8 @@ class Monitor:
         self.replica = replica
         self.detector = detector
         self._ledger = Ledger()
+        self._joint = JointEvidence(me)
+        self._through = 0  # ingest offset up to which this monitor has analysed
         self._alter = alter or _unaltered
         self._stated: dict[str, int] = {}  # agent -> last event that the journal's statements speak about, on recovery
         self.evidence_stated = 0
@@ -53,12 +58,18 @@ class Monitor:
         """Rebuild from journal records (kind, bytes), oldest first. Call once, before any `step`."""
         self.replica.recover(records)
         for batch in self.replica.evidence_log.batches(self.me):
-            self._stated.update((item.agent_id, item.last_seq) for item in batch.items)
+            for item in batch.items:
+                if item.kind == COORDINATION:
+                    self._joint.recover(item)
+                else:
+                    self._stated[item.agent_id] = item.last_seq
 
     def step(self, now_ns: int, event: MonitorInput) -> list[Effect]:
         """Advance by one input. Pure but for this object's own state."""
         if isinstance(event, Observed):
             return self._observe(now_ns, event)
+        if isinstance(event, Screened):
+            return self._submit(now_ns, self._joint.add(event.findings, now_ns // 1_000_000), self._through)
         if isinstance(event, Sealed):
             known = None if event.agents is None else tuple(a for a in event.agents if a in self.index)
             if known is None or known:
@@ -84,6 +95,7 @@ class Monitor:
             return []
         seen = self.detector.observe(batch)
         self.seen = seen
+        self._through = batch.offset + len(batch)
         for name in seen.agents[len(self.names) :]:
             self.index[name] = len(self.names)
             self.names.append(name)
@@ -91,7 +103,7 @@ class Monitor:
         if self._stated:
             known = self._skip_stated(seen.agent_index.tolist())
             material = [agent for agent in material if agent not in known]
-        return self._state(now_ns, material, batch.offset + len(batch))
+        return self._state(now_ns, material, self._through)
 
     def _skip_stated(self, agents: Iterable[int]) -> set[int]:
         """While the ingest log is replayed: drop what the journal holds statements about. Returns whose it was."""
@@ -108,7 +120,9 @@ class Monitor:
         return skipped
 
     def _state(self, now_ns: int, agents: list[int], offset: int) -> list[Effect]:
-        items = tuple(self._evidence(now_ns, agent) for agent in agents)
+        return self._submit(now_ns, tuple(self._evidence(now_ns, agent) for agent in agents), offset)
+
+    def _submit(self, now_ns: int, items: tuple[Evidence, ...], offset: int) -> list[Effect]:
         items = self._alter(items) if items else items
         if not items:
             return []
@@ -140,4 +154,9 @@ class Monitor:
         return out
 
     def _reasons_of(self, agent_id: str) -> tuple[Reason, ...]:
-        return self.detector.reasons(self.index[agent_id]) if agent_id in self.index else ()
+        own = self.detector.reasons(self.index[agent_id]) if agent_id in self.index else ()
+        return (*self._joint.reasons(agent_id), *own)
+
+    def explain(self, agent_id: str) -> Explanation:
+        """Why this monitor believes what it believes about `agent_id`. Raises `UnknownAgent`."""
+        return self._joint.explained(self.detector.explain(agent_id))

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tocsin.aggregation.activity import ActivityWindows, Pace, Snapshot
 from tocsin.aggregation.hierarchy import Hierarchy
+from tocsin.aggregation.rounds import Outcome, Rounds
 from tocsin.consensus.replica import ConsensusConfig, Replica
 from tocsin.detection.detector import DetectorConfig, FleetDetector
 from tocsin.detection.fusion import FleetPosterior
@@ -16,15 +18,16 @@ from tocsin.model.baseline import DistributedBaseline
 from tocsin.model.evidence import Evidence
 from tocsin.model.steps import Emit
 from tocsin.model.verdict import PosteriorEntry, Roster, Verdict
-from tocsin.monitor.inputs import Flush, Observed, Sealed
+from tocsin.monitor.inputs import Flush, Observed, Screened, Sealed
 from tocsin.monitor.monitor import Monitor, Transform
 from tocsin.runtime.clock import Clock
 from tocsin.runtime.cluster import Cluster, NoRecords, Records
 from tocsin.runtime.journal import Journal
 from tocsin.runtime.memory_bus import MemoryBus
+from tocsin.runtime.screener import Screener
 from tocsin.runtime.shared_detector import SharedDetector
 from tocsin.stats.logodds import log_odds_of_ppm
-from tocsin.trust.signing import Signer
+from tocsin.trust.signing import DITHER, Signer
 from tocsin.wire.evidence import attested_items, open_batch
 
 OnVerdict = Callable[[Verdict], None]
@@ -48,7 +51,10 @@ class Engine:
         alter: Mapping[int, Transform] | None = None,
         on_verdict: OnVerdict = _ignore,
         bus: MemoryBus | None = None,
+        pace: Pace | None = None,
+        background: bool = False,
     ) -> None:
+        """`pace` is that of the rounds that look for coordinated groups; in the `background`, or where they are due."""
         self.roster = roster
         self.clock = clock
         self.verdicts: dict[str, Verdict] = {}
@@ -58,6 +64,11 @@ class Engine:
         self.certified_signers: tuple[int, ...] = ()
         self.events = 0
         self.tree = Hierarchy()
+        self.activity = ActivityWindows(pace or Pace())
+        secret = signers[0].sign(DITHER, roster.net.encode())
+        self._screener = Screener(Rounds(self.activity.pace.length, secret), background=background)
+        self.screened: Outcome | None = None  # the latest round
+        self.pairs_excused = 0
         self.prior_log_odds_q32 = log_odds_of_ppm(roster.prior_ppm)
         self._posteriors: list[FleetPosterior] = []
         self._on_verdict = on_verdict
@@ -86,19 +97,41 @@ class Engine:
         self.cluster.pump()
 
     def feed(self, entries: Sequence[Observed | Sealed | Flush], *, more: bool = False) -> None:
-        """Analyse `entries`, then deliver whatever messages that caused; where `more` follow, messages go with those."""
+        """Analyse `entries`, then deliver the messages that caused; where `more` follow, messages go with those."""
+        snapshots: list[Snapshot] = []
         for entry in entries:
             if isinstance(entry, Observed):
                 self.events += len(entry.batch)
                 self.tree.observe(entry.batch)
+                snapshots += self.activity.observe(entry.batch)
         self.cluster.feed(entries)
+        self._screen(snapshots)
         if not more:
             self.cluster.pump()
         self.tree.pump(self.clock.now_ns())
 
     def tick(self) -> None:
         """Fire due timers and deliver messages."""
+        self._tell()
         self.cluster.pump()
+
+    def _screen(self, snapshots: Sequence[Snapshot]) -> None:
+        """Begin the rounds that are due; tell the monitors what those that are over found."""
+        for snapshot in snapshots:
+            tree = self.tree.tree
+            regions = [tree.region_of(name) for name in snapshot.names]
+            zones = {region: tree.nodes[region].parent for region in set(regions)}
+            self._screener.submit(snapshot, regions, zones)
+            self._tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        for outcome in self._screener.outcomes():
+            self.screened = outcome
+            self.pairs_excused += outcome.excused
+            for reason, count in outcome.refused.items():
+                self.refused[reason] = self.refused.get(reason, 0) + count
+            self.cluster.feed([Screened(outcome.findings)])
 
     def establish(self, agents: Sequence[str], level: int) -> DistributedBaseline:
         """The baseline that covers `agents` at `level`. Raises UnknownAgent."""
@@ -169,4 +202,12 @@ class Engine:
             "message_bytes": self.cluster.bus.sent_bytes,
             "refused": dict(self.refused),
             "tree": self.tree.state(),
+            "coordination": {
+                "rounds": self.screened.findings.number if self.screened else 0,
+                "agents_screened": self.screened.findings.agents if self.screened else 0,
+                "agents_in_groups": len(self.screened.findings.bonds) if self.screened else 0,
+                "pairs_excused": self.pairs_excused,
+                "late_events": self.activity.late,
+                "early_events": self.activity.ahead,
+            },
         }

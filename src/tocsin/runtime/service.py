@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 
+from tocsin.aggregation.activity import Pace
 from tocsin.config import Settings
 from tocsin.consensus.inputs import MILLISECOND_NS, ConsensusConfig
 from tocsin.errors import StorageError, TocsinError, UnknownAgent
@@ -140,6 +141,12 @@ class FleetService:
             consensus=consensus,
             alter=alter,
             on_verdict=self._on_verdict,
+            pace=Pace(
+                window_ns=settings.coordination.window_seconds * 1000 * MILLISECOND_NS,
+                length=settings.coordination.windows,
+                every=min(settings.coordination.every_windows, settings.coordination.windows),
+            ),
+            background=True,
         )
         self._incoming: queue.Queue[_Rows | _Seal | None] = queue.Queue()
         self._work: queue.Queue[_Entries | _Question | None] = queue.Queue()

@@ -108,10 +108,10 @@ def whitened(rows: F64, order: int = 4) -> F64:
 
 
 @njit(cache=True, nogil=True)
-def best_lags(rows: F64, auto: F64, left: I64, right: I64, max_lag: int, factors: int) -> tuple[F64, I64, F64]:
+def best_lags(rows: F64, auto: F64, left: I64, right: I64, max_lag: int, removed: I64) -> tuple[F64, I64, F64]:
     """Per pair (left[k], right[k]) of `rows`: the correlation, lag in -max_lag..max_lag and ln p of the least p.
 
-    `auto` (n, lags) are the rows' autocorrelations; `factors` is how many directions were removed from the rows.
+    `auto` (n, lags) are the rows' autocorrelations; `removed` (n,) is how many directions were taken out of each.
     """
     count = left.shape[0]
     rho = np.zeros(count)
@@ -125,7 +125,7 @@ def best_lags(rows: F64, auto: F64, left: I64, right: I64, max_lag: int, factors
         inflation = max(inflation, 1.0)
         for shift in range(-max_lag, max_lag + 1):
             r = lagged_correlation(rows[i], rows[j], shift)
-            p = log_p_value(r, (rows.shape[1] - factors - abs(shift)) / inflation)
+            p = log_p_value(r, (rows.shape[1] - max(removed[i], removed[j]) - abs(shift)) / inflation)
             if p < log_p[k]:
                 rho[k], lag[k], log_p[k] = r, shift, p
     return rho, lag, log_p

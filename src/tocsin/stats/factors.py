@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tocsin.errors import InputError
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 MIN_LENGTH, MAX_LENGTH = 16, 1024
 WRAP_FROM, WRAP_TO = 1.5, 4.0  # the published constants of the wrapping function for these two corners
@@ -107,6 +108,37 @@ def leading_rows(rows: F64, limit: int, *, above_noise: bool = False) -> F64:
 def without(rows: F64, basis: F64) -> F64:
     """`rows` (p, T) minus their part in the span of the orthonormal `basis` (k, T)."""
     return rows - (rows @ basis.T) @ basis
+
+
+def without_shared(rows: F64, basis: F64) -> tuple[F64, I64]:
+    """`rows` (p, T) minus their part in those directions of the orthonormal `basis` (k, T) that they share.
+
+    Also returns how many directions were taken out of each row, (p,).
+
+    A fleet's basis has many directions that a region has nothing to do with; to take those out as well would cost each
+    row its share k / T, and a late row twice. Shared are the directions on which the rows' loadings are above their
+    noise. A row whose other loadings are more than chance (once in 10,000) has all of its part in the basis taken out.
+    """
+    k, length = basis.shape
+    if k == 0 or rows.shape[0] == 0:
+        return rows, np.zeros(rows.shape[0], np.int64)
+    loadings = rows @ basis.T
+    shared = orthonormal_rows(leading_rows(loadings, k, above_noise=True), k)
+    common = (loadings @ shared.T) @ shared
+    own = np.maximum((rows * rows).sum(axis=1) - (loadings * loadings).sum(axis=1), 0.0) / max(length - k, 1)
+    rest = ((loadings - common) ** 2).sum(axis=1)
+    alone = rest > own * _chi_square_bound(k - shared.shape[0])
+    taken: I64 = np.full(rows.shape[0], shared.shape[0], np.int64)
+    taken[alone] = k
+    return rows - np.where(alone[:, None], loadings, common) @ basis, taken
+
+
+def _chi_square_bound(freedom: int) -> float:
+    """What a chi-square variable exceeds once in 10,000 (Wilson & Hilferty 1931)."""
+    if freedom == 0:
+        return math.inf
+    spread = 2.0 / (9.0 * freedom)
+    return freedom * (1.0 - spread + 3.719 * math.sqrt(spread)) ** 3
 
 
 def orthonormal_rows(rows: F64, limit: int) -> F64:

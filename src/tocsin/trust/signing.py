@@ -27,6 +27,7 @@ PROPOSE = b"tocsin/1 propose"
 VOTE = b"tocsin/1 vote"
 TIMEOUT = b"tocsin/1 timeout"
 LINK = b"tocsin/1 link"  # who is at the other end of a connection
+DITHER = b"tocsin/1 dither"  # a secret for rounds of correlation: this signature never leaves its process
 
 
 def domain_hash(domain: bytes, message: bytes) -> bytes:
