@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -254,7 +253,7 @@ class Hierarchy:
 
     def state(self) -> dict[str, Any]:
         """Counts for display."""
-        refused: Counter[str] = Counter()
+        refused = self.leaves.refused.copy()
         for node in self.nodes.values():
             for counts in (node.refused, node.fleet.refused):
                 if counts:

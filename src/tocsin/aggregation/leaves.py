@@ -7,7 +7,8 @@ up later widens the summaries exactly (the numbers so far are kept, the new feat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,7 @@ class LeafSummaries:
         self.grid = Grid((), (), ())
         self.row_of: dict[str, int] = {}
         self.seen = np.zeros(64, np.int64)  # (capacity,) events of every phase
+        self.refused: Counter[str] = Counter()  # numbers and batches that were not counted, by reason
         self._fit_rows = fit_rows
         self._learn_live = learn_live
         self._codes: dict[str, int] = {OVERFLOW_ACTION: 0}
@@ -103,6 +105,7 @@ class LeafSummaries:
         """Add a batch; unknown agents join the tree in their group."""
         if not len(batch):
             return
+        batch = self._screened(batch)
         rows = self._rows_of_agents(batch)[batch.agent]
         self.seen += np.bincount(rows, minlength=self.seen.shape[0])
         codes = np.array([self._code(a) for a in batch.actions] + [-1], np.int64)  # last: index -1
@@ -124,6 +127,19 @@ class LeafSummaries:
         if sum(r.row.shape[0] for r in self._first) >= self._fit_rows:
             self.settle()
             self._first, self._latest = None, self._first
+
+    def _screened(self, batch: EventBatch) -> EventBatch:
+        """The batch without numbers that are none: those count as missing, and are counted as refused."""
+        if not batch.feature_names:
+            return batch
+        if batch.values.shape != (len(batch), len(batch.feature_names)):
+            self.refused["wrong dimension"] += 1
+            return replace(batch, feature_names=(), values=np.zeros((0, 0)))
+        infinite = np.isinf(batch.values)
+        if infinite.any():
+            self.refused["infinite"] += int(infinite.sum())
+            return replace(batch, values=np.where(infinite, np.nan, batch.values))
+        return batch
 
     def _remember(self, events: _Rows) -> None:
         """Keep the latest `fit_rows` rows, in case the grid has to be fitted again."""

@@ -49,11 +49,13 @@ class _Status:
         for key, (name, text) in ALARMS.items():
             if self._alarms[key] is not None:
                 found.append(GaugeMetricFamily(name, text, value=self._alarms[key]))
-        for key, label in (("refused", "reason"), ("not_admitted", "reason")):
+        refusals = {key: self._status.get(key, {}) for key in ("refused", "not_admitted")}
+        refusals["tree_refused"] = self._status.get("tree", {}).get("refused", {})
+        for key, reasons in refusals.items():
             family = CounterMetricFamily(
-                f"tocsin_{key}", f"What was {key.replace('_', ' ')}, by reason.", labels=[label]
+                f"tocsin_{key}", f"What was {key.replace('_', ' ')}, by reason.", labels=["reason"]
             )
-            for reason, count in sorted(self._status.get(key, {}).items()):
+            for reason, count in sorted(reasons.items()):
                 family.add_metric([reason], count)
             found.append(family)
         return found

@@ -1,0 +1,157 @@
+"""What does not belong into a sum: refused, counted, named in the metrics, and the sums stay those of what does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from tocsin.aggregation.aggregator import Aggregator
+from tocsin.aggregation.hierarchy import Hierarchy
+from tocsin.aggregation.messages import Arrived, FromAbove
+from tocsin.aggregation.tree import REGION
+from tocsin.dashboard.metrics import ALARMS, COUNTERS, GAUGES, metrics_text
+from tocsin.model.baseline import Level
+from tocsin.model.events import EventBatch
+from tocsin.stats.moments import Grid
+from tocsin.wire import update as wire
+
+SECOND = 1_000_000_000
+NAMES = ("f0", "f1")
+
+
+def batch(n: int = 600, seed: int = 0) -> EventBatch:
+    rng = np.random.default_rng(seed)
+    return EventBatch(
+        offset=0, agents=tuple(f"a{k}" for k in range(30)), agent=(np.arange(n) % 30).astype(np.int32),
+        t_ns=np.arange(n), session=np.zeros(n, np.int64), phase=np.zeros(n, np.int8), kind=np.zeros(n, np.int8),
+        actions=("read",), action=np.zeros(n, np.int32), effect=np.zeros(n, np.int8), feature_names=NAMES,
+        values=rng.normal(3, 2, (n, 2)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def hierarchy() -> Hierarchy:
+    one = Hierarchy(flush_ns=0)
+    one.observe(batch())
+    one.pump(SECOND)
+    one.pump(2 * SECOND)
+    assert not one.state()["refused"]
+    return one
+
+
+def spoilt(values: np.ndarray, where: float, what: float) -> EventBatch:
+    values = values.copy()
+    values[np.random.default_rng(1).random(values.shape) < where] = what
+    return replace(batch(), values=values)
+
+
+def test_infinities_are_no_measurements(hierarchy: Hierarchy) -> None:
+    before = hierarchy.establish([], Level.GLOBAL)
+    more = batch(seed=1).values
+    hierarchy.observe(spoilt(more, 0.1, np.inf))
+    hierarchy.observe(spoilt(more, 0.1, -np.inf))
+    once = int((np.random.default_rng(1).random(more.shape) < 0.1).sum())
+    after = hierarchy.establish([], Level.GLOBAL)
+    assert hierarchy.state()["refused"] == {"infinite": 2 * once}
+    assert sum(f.count for f in after.features) == sum(f.count for f in before.features) + 2 * (more.size - once)
+    assert after.features[0].saturated == before.features[0].saturated
+    assert hierarchy.root_equals_leaf_sum()
+
+
+def test_nan_is_a_missing_value_and_adds_nothing(hierarchy: Hierarchy) -> None:
+    before = hierarchy.establish([], Level.GLOBAL)
+    hierarchy.observe(replace(batch(), values=np.full((600, 2), np.nan)))
+    after = hierarchy.establish([], Level.GLOBAL)
+    assert after.features == before.features
+    assert after.samples == before.samples + 600
+    assert not hierarchy.state()["refused"]
+
+
+@pytest.mark.parametrize("shape", [(600, 3), (600, 1), (599, 2), (0, 0)])
+def test_numbers_of_another_shape_are_not_guessed_at(hierarchy: Hierarchy, shape: tuple[int, int]) -> None:
+    before = hierarchy.establish([], Level.GLOBAL)
+    hierarchy.observe(replace(batch(), values=np.ones(shape)))
+    after = hierarchy.establish([], Level.GLOBAL)
+    assert hierarchy.state()["refused"] == {"wrong dimension": 1}
+    assert after.features == before.features
+    assert after.actions == {"read": 1200}
+    assert hierarchy.root_equals_leaf_sum()
+
+
+def lie(node: Aggregator, **changes: object) -> bytes:
+    """What a child of `node` could send next, with some of it changed."""
+    (child, slot), *_ = node.slots.items()
+    counts = np.zeros_like(slot.total.counts)
+    update = wire.Update(
+        kind=wire.DELTA, source=child, level=node.level - 1, epoch=node.epoch, seq=slot.seq + 1, as_of_ms=3000,
+        agents=slot.agents, d=slot.total.d, counts=counts, actions={},
+    )  # fmt: skip
+    (packet,) = wire.encode(msgspec.structs.replace(update, **changes))
+    return packet
+
+
+def with_count(node: Aggregator, at: int, value: int) -> np.ndarray:
+    counts = np.zeros_like(node.total.counts)
+    counts[at] = value
+    return counts
+
+
+def next_seq(node: Aggregator) -> int:
+    return next(iter(node.slots.values())).seq + 1
+
+
+INJECTIONS: dict[str, tuple[str, Callable[[Aggregator], bytes]]] = {
+    "a negative count": ("impossible", lambda n: lie(n, counts=with_count(n, 0, -1_000_000))),
+    "a negative count of an action": ("impossible", lambda n: lie(n, actions={"read": -1_000_000})),
+    "more pairs than events": ("impossible", lambda n: lie(n, counts=with_count(n, 3, 5))),
+    "an old epoch": ("old epoch", lambda n: lie(n, epoch=n.epoch - 1)),
+    "a newer epoch that was never announced": ("unknown epoch", lambda n: lie(n, epoch=n.epoch + 1)),
+    "a replayed delta": ("duplicate", lambda n: lie(n, seq=next_seq(n) - 1)),
+    "a delta after a lost one": ("gap", lambda n: lie(n, seq=next_seq(n) + 1)),
+    "another dimension": ("wrong dimension", lambda n: lie(n, d=1, counts=np.zeros(5 + 127, np.int64))),
+    "a stranger": ("not a child", lambda n: lie(n, source="r999")),
+    "another level": ("wrong level", lambda n: lie(n, level=n.level)),
+    "another grid of the same epoch": (
+        "conflicting grid", lambda n: wire.encode_grid(n.epoch, Grid(NAMES, (1, 1), (0, 0))),
+    ),
+    "half a packet": ("malformed", lambda n: lie(n)[:-3]),
+    "noise": ("malformed", lambda n: b"\x00" * 40),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INJECTIONS)
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_what_a_child_should_not_send_is_refused_at_every_level(hierarchy: Hierarchy, name: str, level: int) -> None:
+    hierarchy.refit()  # so that there is an old epoch
+    hierarchy.observe(batch(seed=2))
+    hierarchy.pump(3 * SECOND)
+    reason, make = INJECTIONS[name]
+    node = next(n for n in hierarchy.nodes.values() if n.level == level)
+    total = node.total
+    node.step(4 * SECOND, Arrived(make(node)))
+    assert node.refused == {reason: 1}
+    assert node.total == total
+    assert hierarchy.state()["refused"] == {reason: 1}
+    hierarchy.observe(batch(seed=3))
+    hierarchy.pump(5 * SECOND)
+    assert hierarchy.root_equals_leaf_sum()
+
+
+def test_what_is_said_from_above_is_checked_too(hierarchy: Hierarchy) -> None:
+    region = next(n for n in hierarchy.nodes.values() if n.level == REGION)
+    assert region.step(0, FromAbove(b"TU\x01nonsense")) == []
+    assert hierarchy.state()["refused"] == {"malformed": 1}
+
+
+def test_the_metrics_name_every_reason(hierarchy: Hierarchy) -> None:
+    region = next(n for n in hierarchy.nodes.values() if n.level == REGION)
+    region.step(0, Arrived(b"nonsense"))
+    hierarchy.observe(spoilt(batch().values, 1.0, np.inf))
+    status = dict.fromkeys([*COUNTERS, *GAUGES], 0) | {"tree": hierarchy.state()}
+    text = metrics_text(status, dict.fromkeys(ALARMS)).decode()
+    assert 'tocsin_tree_refused_total{reason="malformed"} 1.0' in text
+    assert 'tocsin_tree_refused_total{reason="infinite"} 1200.0' in text
