@@ -78,6 +78,11 @@ class Learner:
         """Whether all evidence held here is in a certified cut."""
         return self._newest_cut() == self._cut
 
+    def uncertified(self) -> list[EvidenceBatch]:
+        """Evidence held here that no certificate covers, ordered by (monitor, seq): what is only provisional."""
+        links = self._evidence.log.between(self._cut, self._newest_cut())
+        return [] if isinstance(links, Gap) else [link.batch for link in links]
+
     # --- the value agreed on
 
     def _newest_cut(self) -> Cut:

@@ -146,6 +146,10 @@ class FleetPosterior:
         state = self._next(batches)
         return Preview(root=state.tree.root, handle=(self._state, state))
 
+    def provisional(self, batches: Sequence[EvidenceBatch]) -> dict[str, PosteriorEntry]:
+        """Entries as they would be if `batches` were certified: one monitor's own view. Changes nothing."""
+        return self._next(batches).entries
+
     def commit(self, handle: object) -> FoldResult:
         """See consensus/fold.py. Raises ValueError for a preview of another state."""
         if not isinstance(handle, tuple) or handle[0] is not self._state:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tocsin.consensus.inputs import Start
 from tocsin.errors import InternalError
 from tocsin.model.steps import EVERYONE, Effect, Emit, Fired, Persist, Received, Send, SetTimer
 from tocsin.runtime.clock import Clock
-from tocsin.runtime.cluster import Records
 from tocsin.runtime.tcp_bus import OnMessage, TcpBus
 from tocsin.runtime.timers import Timers
+
+if TYPE_CHECKING:
+    from tocsin.runtime.cluster import Records  # brings detectors and compiled kernels along
 
 Emitted = Callable[[int, Emit], None]
 LAZY_SECONDS = 0.05  # records that nothing waits for are durable after so long
