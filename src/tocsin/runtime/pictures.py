@@ -67,7 +67,7 @@ def explanation(
 
     `baselines` remembers what regions do between calls at one moment: many agents share one.
     """
-    explained = engine.witness.detector.explain(agent_id)
+    explained = engine.witness.explain(agent_id)
     told = msgspec.to_builtins(explained)
     told["reasons"] = [
         {"feature": r.feature, "nats": r.log_bf_q32 / Q32, "detail": r.detail} for r in explained.reasons
