@@ -40,6 +40,7 @@ def run_replay(
     from tocsin.runtime.clock import VirtualClock
     from tocsin.runtime.datadir import open_datadir
     from tocsin.runtime.engine import Engine
+    from tocsin.runtime.rehearsal import NOTICE, rehearse_once
     from tocsin.runtime.replay import replay
     from tocsin.trust.keyring import deterministic_signers, roster_of
 
@@ -51,6 +52,7 @@ def run_replay(
     table = decode_table(load_table(file), mapping, BASELINE_SHARE, str(file))
     for line in table.notes:
         note(safe(line))
+    rehearse_once(lambda: note(NOTICE))
     alpha_ppm = round(alpha * 1e6)
     with ExitStack() as stack:
         if data is None:

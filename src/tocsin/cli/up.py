@@ -14,9 +14,11 @@ from tocsin.model.verdict import Verdict
 
 def run_up(flags: dict[str, str | int | None], *, accelerated: bool) -> None:
     """Serve until interrupted; exit code 0 after an orderly stop."""
+    from tocsin.runtime.rehearsal import NOTICE, rehearse_once
     from tocsin.serve import open_server
 
     chosen = settings(flags).settings
+    rehearse_once(lambda: note(NOTICE))
     server = open_server(chosen, accelerated=accelerated)
     try:
         announcer = Announcer()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tocsin.model.verdict import Verdict
 from tocsin.runtime.certificates import certificate_file
 from tocsin.runtime.client import ask
 from tocsin.runtime.hints import agents_command, explain_command, verify_command
+from tocsin.runtime.rehearsal import NOTICE, rehearse_once
 from tocsin.serve import TocsinServer, open_server
 from tocsin.sim.byzantine import LyingMonitor
 from tocsin.sim.fleet import AgentLabel, LabelledFleet
@@ -136,8 +137,8 @@ def prepare_directory(path: Path) -> None:
 
 def run_demo(options: DemoOptions, state: DemoState, display: Display) -> DemoResult:
     """Run it from start to end. Raises what the fleet, the directory, the port or the sender raise."""
-    state.stage = "reading the fleet"
-    display.update(state)
+    rehearse_once(_staged(state, display, NOTICE))
+    _staged(state, display, "reading the fleet")()
     fleet = build_fleet(options.fleet, _told(state, display, "runs read"))
     labels = fleet.labels()
     liar = _liar(labels)
@@ -155,6 +156,14 @@ def run_demo(options: DemoOptions, state: DemoState, display: Display) -> DemoRe
         return run.through()
     finally:
         server.close()
+
+
+def _staged(state: DemoState, display: Display, stage: str) -> Callable[[], None]:
+    def begin() -> None:
+        state.stage = stage
+        display.update(state)
+
+    return begin
 
 
 def _told(state: DemoState, display: Display, what: str) -> Any:

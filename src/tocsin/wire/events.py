@@ -129,7 +129,10 @@ def encode_batch(batch: EventBatch, *, compress: bool = True) -> bytes:
 
 
 def decode_batch(data: bytes | memoryview) -> EventBatch:
-    """The batch in `data`. Its arrays are read-only views. Raises WireError (TooLarge) for anything else."""
+    """The batch in `data`. Raises WireError (TooLarge) for anything else.
+
+    Its arrays are aligned copies: kernels would be compiled once more for arrays that are not.
+    """
     body = _body(data)
     if len(body) < _U32.size:
         raise WireError("event batch without a header")
@@ -148,7 +151,7 @@ def decode_batch(data: bytes | memoryview) -> EventBatch:
         raise WireError(f"event batch columns take {len(body) - start} bytes, not {expected}")
     columns: dict[str, NDArray[Any]] = {}
     for name, dtype, count in _COLUMNS:
-        columns[name] = np.frombuffer(body, dtype, lengths[count], start)
+        columns[name] = np.frombuffer(body, dtype, lengths[count], start).copy()
         start += columns[name].nbytes
     columns["values"] = columns["values"].reshape(header.rows, len(header.feature_names))
     _check(header, columns)
