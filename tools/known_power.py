@@ -1,4 +1,4 @@
-"""Rewrites what `tocsin quality` shows as measured power from the stored figures of the benchmark `detection`.
+"""Rewrites what `tocsin quality` shows as measured from the stored figures of the benchmarks `detection`, `latency`.
 
 python tools/known_power.py            rewrite src/tocsin/runtime/known_power.json
 python tools/known_power.py --check    only say whether it is up to date
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURES = ROOT / "docs" / "benchmarks" / "detection.json"
+FIGURES = ROOT / "docs" / "benchmarks"
 TARGET = ROOT / "src" / "tocsin" / "runtime" / "known_power.json"
 FLEETS = {
     "A_dojo_public": "tool calls of language models under prompt injection",
@@ -23,10 +23,11 @@ FLEETS = {
 }
 RECALL = re.compile(r"recall(?: at the shipped threshold|, (?P<kind>\w+)) \((?P<found>\d+) of (?P<total>\d+),")
 DELAY = "median delay, events"
+LATENCY = "request to certified verdict"
 
 
-def known_power(report: dict[str, Any]) -> dict[str, object]:
-    """The document: where it comes from, and a row for every kind of compromise of every fleet."""
+def known_power(report: dict[str, Any], latency: dict[str, Any]) -> dict[str, object]:
+    """The document: where it comes from, delays, and a row for every kind of compromise of every fleet."""
     rows: list[dict[str, object]] = []
     delays: dict[str, float] = {}
     for figure in report["figures"]:
@@ -37,13 +38,22 @@ def known_power(report: dict[str, Any]) -> dict[str, object]:
             kind = (found["kind"] or "all kinds").replace("_", " ")
             counts = {"found": int(found["found"]), "total": int(found["total"])}
             rows.append({"fleet": FLEETS[fleet], "kind": kind, **counts})
-    source = "python -m benchmarks.detection, labelled fleets, shipped threshold"
-    return {"source": source, "median_delay_events": delays, "rows": rows}
+    (verdict_ms,) = (figure["value"] for figure in latency["figures"] if figure["name"] == LATENCY)
+    return {
+        "source": "python -m benchmarks.detection, labelled fleets, shipped threshold",
+        "median_delay_events": delays,
+        "latency_source": "python -m benchmarks.latency, one process",
+        "median_request_to_verdict_ms": round(verdict_ms),
+        "rows": rows,
+    }
 
 
 def main(arguments: list[str]) -> int:
     """Exit code 1 where `--check` finds another content."""
-    body = json.dumps(known_power(json.loads(FIGURES.read_text(encoding="utf-8"))), indent=1) + "\n"
+    detection, latency = (
+        json.loads((FIGURES / name).read_text("utf-8")) for name in ("detection.json", "latency.json")
+    )
+    body = json.dumps(known_power(detection, latency), indent=1) + "\n"
     if arguments == ["--check"]:
         return int(TARGET.read_text(encoding="utf-8") != body)
     TARGET.write_text(body, encoding="utf-8")

@@ -12,6 +12,7 @@ from tocsin.cli.out import bold, percent, safe, say, say_json, table
 from tocsin.errors import Unreachable
 from tocsin.runtime.client import ask
 from tocsin.runtime.hints import quality_command
+from tocsin.runtime.quality import known_power
 
 
 def run_feedback(
@@ -48,7 +49,7 @@ def _stored(directory: Path) -> Any:
     picture = stored_picture(directory)
     if "quality" not in picture:
         raise Unreachable(f"the picture in {directory} is of an older tocsin", remedy="start tocsin on it once")
-    return picture["quality"]
+    return {**picture["quality"], "known_power": known_power()}
 
 
 def _print_shares(shares: dict[str, Any], missed: int) -> None:
@@ -81,3 +82,5 @@ def _print_power(power: dict[str, Any]) -> None:
     say(table(rows, ["fleet", "kind", "found", "95 %"]))
     delays = ", ".join(f"{fleet}: {events:.0f}" for fleet, events in power["median_delay_events"].items())
     say(f"median events from the first harmful one to the alarm: {delays}")
+    verdict_ms, source = power["median_request_to_verdict_ms"], power["latency_source"]
+    say(f"median from a request to its certified verdict: {verdict_ms} ms ({source})")

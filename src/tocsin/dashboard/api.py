@@ -33,7 +33,7 @@ from tocsin.dashboard.metrics import metrics_text
 from tocsin.errors import InputError, TocsinError, Unavailable, UnknownAgent, UserError
 from tocsin.runtime.feedback import outcomes, take_feedback
 from tocsin.runtime.pictures import agent_rows, explanation
-from tocsin.runtime.quality import quality
+from tocsin.runtime.quality import known_power, quality
 from tocsin.runtime.service import FleetService
 from tocsin.runtime.store import Store
 from tocsin.trust.keyring import roster_to_dict
@@ -179,7 +179,8 @@ class _Api:
         return told
 
     async def quality(self, _: Request) -> Response:
-        return json_response(await self._service.ask(lambda engine, store: quality(store, engine.roster)))
+        found = await self._service.ask(lambda engine, store: quality(store, engine.roster))
+        return json_response({**found, "known_power": known_power()})
 
     async def feedback(self, request: Request) -> Response:
         limit = _limit(request)

@@ -52,17 +52,17 @@ def false_share(alarms: int, benign: int, confirmed: int, target: float) -> dict
 
 
 def quality(store: Store, roster: Roster) -> dict[str, Any]:
-    """All that is known about the quality of the alarms of one data directory."""
+    """What is known about the alarms of one data directory: `false_share`, and how many compromises they `missed`."""
     said = outcomes(store.feedback())
     alarms = {v["verdict_id"] for v in store.verdicts(limit=ALL) if v["decision"] == COMPROMISED}
     about = [outcome for (_, verdict_id), outcome in said.items() if verdict_id in alarms]
     shares = false_share(len(alarms), about.count(BENIGN), about.count(CONFIRMED), roster.alpha_ppm / 1e6)
     missed = sum(outcome == CONFIRMED for (_, verdict_id), outcome in said.items() if not verdict_id)
-    return {"false_share": shares, "missed": missed, "known_power": known_power()}
+    return {"false_share": shares, "missed": missed}
 
 
 def known_power() -> dict[str, Any]:
-    """Power by kind as measured beforehand: source, median delays, and rows of fleet, kind, found, total, interval."""
+    """What was measured beforehand: sources, delays, and rows of fleet, kind, found, total, interval."""
     told: dict[str, Any] = msgspec.json.decode(
         resources.files("tocsin.runtime").joinpath("known_power.json").read_bytes()
     )

@@ -156,8 +156,11 @@ function showQuality(quality) {
   ]));
   const judgement = `${shares.judgement}.`;
   element("judgement").textContent = judgement[0].toUpperCase() + judgement.slice(1);
-  element("power-source").textContent = `Measured beforehand: ${quality.known_power.source}.`;
-  fill(element("power"), quality.known_power.rows.map((one) => row([
+  const power = quality.known_power;
+  const delays = Object.entries(power.median_delay_events).map(([fleet, events]) => `${fleet}: ${events}`).join("; ");
+  element("power-source").textContent = `Measured beforehand (${power.source}). Median events from the first harmful one ` +
+    `to the alarm: ${delays}. Median from a request to its certified verdict: ${power.median_request_to_verdict_ms} ms (${power.latency_source}).`;
+  fill(element("power"), power.rows.map((one) => row([
     one.fleet, one.kind, `${one.found} of ${one.total}`, `${percent(one.interval[0])} to ${percent(one.interval[1])}`,
   ])));
 }
