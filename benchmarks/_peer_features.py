@@ -2,8 +2,9 @@
 
 Two sets of columns for every event. `pooled`: the plain numbers, one model for the whole fleet. `own`: the same
 columns as deviations from the agent's own baseline, in its own scales, shrunk to the fleet's where the baseline is
-short (weight 8); one model for all agents, as baselines are short, but one per machine for servers. Everything is
-estimated on baseline events; no label is read.
+short (weight 8); one model for all agents, as baselines are short, but one per machine for servers. Tool calls carry
+the largest values of their session so far: a session is as odd as its oddest call, and peers that see single events
+find several times as many hijacks that way. Everything is estimated on baseline events; no label is read.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def read_fleet(path: Path, kind: str) -> Fleet:
     else:
         pooled = events.values
     own = _own_scale(pooled, agent, baseline)
+    if kind == "calls":
+        pooled, own = _largest_so_far(pooled, session, agent), _largest_so_far(own, session, agent)
     if kind == "risk":
         own = np.column_stack([own, *(_trailing_mean(own[:, 1], agent, k) * k**0.5 for k in TRAILING)])
     return Fleet(path.stem, kind, events.agents, agent, events.seq, ~baseline, session, tools, tool, size, pooled, own)
@@ -114,6 +117,18 @@ def _previous(tool: I64, session: I64, agent: I64) -> I64:
     out = np.empty_like(tool)
     out[order] = np.where(fresh, -1, np.r_[-1, tool[order][:-1]])
     return out
+
+
+def _largest_so_far(x: F64, session: I64, agent: I64) -> F64:
+    """Each column's largest value in the same session up to and including each row."""
+    order = np.lexsort((np.arange(agent.size), session, agent))
+    out = x[order]
+    a, s = agent[order], session[order]
+    for i in np.flatnonzero((a[1:] == a[:-1]) & (s[1:] == s[:-1])) + 1:
+        out[i] = np.maximum(out[i], out[i - 1])
+    found = np.empty_like(x)
+    found[order] = out
+    return found
 
 
 def _running(agent: I64) -> I64:

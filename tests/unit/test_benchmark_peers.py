@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks._peer_features import PRIOR_WEIGHT, Fleet, _own_scale, _previous, _running, _surprise, _trailing_mean
+from benchmarks._peer_features import (
+    PRIOR_WEIGHT,
+    Fleet,
+    _largest_so_far,
+    _own_scale,
+    _previous,
+    _running,
+    _surprise,
+    _trailing_mean,
+)
 from benchmarks._peers import PEERS, z_rule
 
 
@@ -30,6 +39,14 @@ def test_trailing_means_are_of_the_agents_own_latest_events(rng: np.random.Gener
     for i in range(150):
         mine = x[: i + 1][agent[: i + 1] == agent[i]][-10:]
         assert found[i] == pytest.approx(mine.mean())
+
+
+def test_the_largest_so_far_is_of_the_same_session_of_the_same_agent(rng: np.random.Generator) -> None:
+    agent, session, x = rng.integers(0, 3, 120), rng.integers(0, 3, 120), rng.standard_normal((120, 2))
+    found = _largest_so_far(x, session, agent)
+    for i in range(120):
+        same = (agent[: i + 1] == agent[i]) & (session[: i + 1] == session[i])
+        assert np.array_equal(found[i], x[: i + 1][same].max(axis=0))
 
 
 def test_own_scales_and_surprises_come_from_the_baseline_alone(rng: np.random.Generator) -> None:
