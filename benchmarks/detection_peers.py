@@ -115,7 +115,9 @@ def compare(bench: Bench, name: str, kind: str, data: Path) -> None:
     agents = rows_of(data / f"{name}_agents.csv")
     fleet = read_fleet(path, kind)
     reached: dict[str, float] = {}
-    for peer in (None, *(p for p in PEERS if kind in p.kinds and (not p.package or find_spec(p.package)))):
+    applicable = [peer for peer in PEERS if kind in peer.kinds]
+    installed = [peer for peer in applicable if not peer.package or find_spec(peer.package)]
+    for peer in (None, *installed):
         run = replay(path, len(agents)) if peer is None else run_peer(peer, fleet)
         who = peer.name if peer else OURS
         title = f"{name}, {who}"
@@ -128,8 +130,9 @@ def compare(bench: Bench, name: str, kind: str, data: Path) -> None:
     ours = reached.pop(OURS)
     best = max(reached, key=lambda who: reached[who])
     of = "hours" if kind == "machines" else "agents"
-    what = f"{name}: tocsin's recall at 1 % false {of} less that of the best peer ({best})"
-    bench.record(what, round(ours - reached[best], 4), unit="", requirement="R6.1", bound="> 0")
+    what = f"{name}: tocsin's recall at 1 % false {of} less that of the best of {len(reached)} peers ({best})"
+    bound = "> 0" if len(installed) == len(applicable) else ""  # the best of a few is not the best
+    bench.record(what, round(ours - reached[best], 4), unit="", requirement="R6.1", bound=bound)
 
 
 def measure(bench: Bench) -> None:
