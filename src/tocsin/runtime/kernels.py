@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: stale ones are thrown away before they are loaded, missing ones made before they are needed.
+"""Compiled kernels on disk: stale ones thrown away before they are loaded, missing ones made before they are needed.
 
 numba keeps a compiled kernel until the file it stands in changes, and does not notice a change of a function that
 another file owns. After an update of tocsin such a kernel would go on computing with the old one: wrong numbers,
