@@ -47,8 +47,7 @@ class _Status:
         for key, (name, text) in GAUGES.items():
             found.append(GaugeMetricFamily(name, text, value=self._status[key]))
         for key, (name, text) in ALARMS.items():
-            if self._alarms[key] is not None:
-                found.append(GaugeMetricFamily(name, text, value=self._alarms[key]))
+            found.append(GaugeMetricFamily(name, text, value=self._alarms[key]))  # None: no sample
         refusals = {key: self._status.get(key, {}) for key in ("refused", "not_admitted")}
         refusals["tree_refused"] = self._status.get("tree", {}).get("refused", {})
         for key, reasons in refusals.items():
