@@ -10,9 +10,7 @@ import numpy as np
 
 from benchmarks._harness import Bench, main, percentile
 from tocsin.aggregation.hierarchy import Hierarchy
-from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.summary import Summary, vector_size
-from tocsin.aggregation.tree import Tree
 from tocsin.model.baseline import Level
 from tocsin.model.events import EventBatch
 from tocsin.stats.exactsum import ExactSum, kahan_sum, naive_sum, neumaier_sum
@@ -168,56 +166,9 @@ def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
     bench.record("packets an update costs", percentile(packets, 50), unit="", requirement="R1.6", bound="<= 4")
 
 
-def tree(bench: Bench) -> None:
-    """Attachments an operation costs, at two sizes, and the time of a join."""
-    for n in (1_000, 10_000) if bench.quick else (1_000, 10_000, 100_000):
-        one = Tree()
-        start = time.perf_counter()
-        for k in range(n):
-            one.join(f"agent-{k}", GROUPS[k % 3])
-        joined = time.perf_counter() - start
-        joins = one.operations / n
-        for k in range(0, n, 2):
-            one.leave(f"agent-{k}")
-        one.check()
-        leaves = (one.operations - joins * n) / (n / 2)
-        bench.record(f"join at {n} agents", joins, unit="attachments", requirement="R1.3", bound="<= 12")
-        bench.record(f"leave at {n} agents", leaves, unit="attachments", requirement="R1.3", bound="<= 12")
-        bench.record(f"join at {n} agents, time", 1e6 * joined / n, unit="us")
-        bench.record(f"depth at {n} agents", one.depth, unit="levels", requirement="R1.2", bound="<= 4")
-
-
-def placement(bench: Bench) -> None:
-    """R1.1: nearest of 12 sites by coordinates against a random site; three continents, access links, 10 % noise."""
-    mean, p99 = list[float](), list[float]()
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        sites, nodes = [f"site-{k}" for k in range(12)], [f"node-{k}" for k in range(300)]
-        names = sites + nodes
-        continents = np.repeat([[0.0, 0.0], [80.0, 0.0], [40.0, 120.0]], 104, axis=0)
-        point = rng.permutation(continents) + rng.normal(0, 8, (312, 2))
-        access = rng.exponential(3, 312)
-        plane = np.hypot(*(point[:, None] - point[None, :12]).T).T
-        rtt = (plane + access[:, None] + access[None, :12]) * rng.uniform(0.9, 1.1, (312, 12)) + 0.1
-        network = NetworkMap()
-        for _ in range(60):
-            for k, name in enumerate(names):
-                site = int(rng.integers(12))
-                if site != k:
-                    network.measured(name, sites[site], float(rtt[k, site]))
-        ours = [float(rtt[k, sites.index(network.nearest(names[k], sites))]) for k in range(12, 312)]
-        chance = [float(rtt[k, rng.integers(12)]) for k in range(12, 312)]
-        mean.append(sum(ours) / sum(chance))
-        p99.append(percentile(ours, 99) / percentile(chance, 99))
-    bench.record_all("path latency against random placement, mean", mean, unit="x", requirement="R1.1", bound="< 1")
-    bench.record_all("path latency against random placement, p99", p99, unit="x", requirement="R1.1", bound="< 1")
-
-
 def measure(bench: Bench) -> None:
     kernels(bench)
     sums(bench)
-    tree(bench)
-    placement(bench)
     whole_fleet(bench)
 
 

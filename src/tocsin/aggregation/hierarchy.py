@@ -45,6 +45,7 @@ class Hierarchy:
         self.nodes: dict[str, Aggregator] = {}
         self.packets = 0
         self.packets_down = 0
+        self.control = 0  # messages about who is whose parent or child, requests for snapshots among them
         self.bytes = 0
         self.largest_packet = 0
         self._flush_ns = flush_ns
@@ -81,18 +82,30 @@ class Hierarchy:
     def fail_over(self, node_id: str) -> None:
         """Replace a failed aggregator by an empty one: only its parent and children take part in the recovery."""
         node = self.tree.nodes[node_id]
-        fresh = self.nodes[node_id] = Aggregator(node_id, node.level)
+        self.nodes[node_id] = Aggregator(node_id, node.level)
         if node.level == REGION:
-            fresh.step(self._now_ns, Attach(leaf_source(node_id)))
-            self.leaves.resend(node_id)
+            self._tell(node_id, Attach(leaf_source(node_id)))
+            self._ask_again(leaf_source(node_id))
         else:
             for child in node.children:
-                fresh.step(self._now_ns, Attach(child))
-                self.nodes[child].step(self._now_ns, ResendAsked())
-        fresh.step(self._now_ns, Adopt(node.parent))
+                self._tell(node_id, Attach(child))
+                self._ask_again(child)
+        self._tell(node_id, Adopt(node.parent))
         if node.parent:  # whatever the parent held from the failed one is stated anew
-            self.nodes[node.parent].step(self._now_ns, Detach(node_id))
-            self.nodes[node.parent].step(self._now_ns, Attach(node_id))
+            self._tell(node.parent, Detach(node_id))
+            self._tell(node.parent, Attach(node_id))
+
+    def _tell(self, node_id: str, what: Attach | Detach | Adopt | ResendAsked) -> None:
+        self.control += 1
+        self.nodes[node_id].step(self._now_ns, what)
+
+    def _ask_again(self, child: str) -> None:
+        """Ask an inner node, or the leaves of a region, for a snapshot."""
+        if child in self.nodes:
+            self._tell(child, ResendAsked())
+        else:
+            self.control += 1
+            self.leaves.resend(child.partition("/")[2])
 
     def region_of(self, agent_id: str) -> str:
         """Id of the agent's region. Raises `UnknownAgent`."""
@@ -115,41 +128,38 @@ class Hierarchy:
         self._pumped_ns = now_ns
         self._saturating = self.leaves.saturating()
         changes = self.tree.drain()
-        self._follow(now_ns, changes.parents)
+        self._follow(changes.parents)
         for rounds in range(2):  # a second round answers requests for snapshots
             asked = self._deliver(now_ns, list(self.leaves.flush(now_ns, changes.regions if not rounds else {})))
             for level in range(REGION, self.tree.depth):
                 for node in self.tree.at_level(level):
                     asked += self._deliver(now_ns, self.nodes[node.id].step(now_ns, Flush()))
             for child in asked:
-                if child in self.nodes:
-                    self.nodes[child].step(now_ns, ResendAsked())
-                else:
-                    self.leaves.resend(child.partition("/")[2])
+                self._ask_again(child)
             if not asked:
                 break
         self._deliver(now_ns, self.nodes[self.tree.root].step(now_ns, Flush()))
 
-    def _follow(self, now_ns: int, changed: dict[str, None]) -> None:
+    def _follow(self, changed: dict[str, None]) -> None:
         """Repeat the tree's restructuring on the aggregators: only the nodes named in `changed` are touched."""
         for node_id in changed:
             mine = self.nodes.get(node_id)
             node = self.tree.nodes.get(node_id)
             moved = mine is not None and (node is None or node.parent != mine.parent)
             if mine is not None and moved and mine.parent in self.nodes:
-                self.nodes[mine.parent].step(now_ns, Detach(node_id))
+                self._tell(mine.parent, Detach(node_id))
             if node is None:
                 self.nodes.pop(node_id, None)
             elif mine is None:
-                mine = self.nodes[node_id] = Aggregator(node_id, node.level)
+                self.nodes[node_id] = Aggregator(node_id, node.level)
                 if node.level == REGION:
-                    mine.step(now_ns, Attach(leaf_source(node_id)))
+                    self._tell(node_id, Attach(leaf_source(node_id)))
         for node_id in changed:
             node = self.tree.nodes.get(node_id)
             if node is not None and self.nodes[node_id].parent != node.parent:
-                self.nodes[node_id].step(now_ns, Adopt(node.parent))
+                self._tell(node_id, Adopt(node.parent))
                 if node.parent:
-                    self.nodes[node.parent].step(now_ns, Attach(node_id))
+                    self._tell(node.parent, Attach(node_id))
 
     def _deliver(self, now_ns: int, outputs: list[Output] | list[Upward]) -> list[str]:
         """Returns the children that were asked for a snapshot."""
@@ -263,6 +273,7 @@ class Hierarchy:
             "agents": len(self.tree), "regions": len(self.tree.at_level(1)), "zones": len(self.tree.at_level(2)),
             "depth": self.tree.depth, "epoch": self.leaves.epoch, "features": list(self.leaves.grid.features),
             "samples": root.total.events if root else 0, "packets": self.packets, "packets_down": self.packets_down,
+            "control": self.control,
             "bytes": self.bytes,
             "largest_packet": self.largest_packet, "refused": dict(refused),
             "saturating": list(self._saturating), "tree_operations": self.tree.operations,

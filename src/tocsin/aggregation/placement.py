@@ -70,6 +70,10 @@ class NetworkMap:
         self.coordinates.setdefault(target, other)
         self.sites[target] = None
 
+    def told(self, node: str, coordinate: Coordinate) -> None:
+        """`node` says where it takes itself to be. The caller has checked that such a place can exist."""
+        self.coordinates[node] = coordinate
+
     def rtt_ms(self, a: str, b: str) -> float:
         """Predicted round trip. Raises `InputError` for a node that nobody has measured."""
         missing = [n for n in (a, b) if n not in self.coordinates]

@@ -207,7 +207,8 @@ class Tree:
         while node_id and node_id != self.root:
             node = self.nodes[node_id]
             parent = node.parent
-            if self._size(node) < _BOUNDS[min(node.level, 3)][0] and len(self.nodes[parent].children) > 1:
+            short = self._size(node) < _BOUNDS[min(node.level, 3)][0] and len(self.nodes[parent].children) > 1
+            if short and not (node.level == ZONE and self._borrow(node)):
                 self._merge(node)
             node_id = parent
         root = self.nodes[self.root]
@@ -272,6 +273,22 @@ class Tree:
             if source.agents <= REGION_MIN or target.agents >= REGION_MAX:
                 raise InternalError(f"zones of {small.agents} and {large.agents} agents cannot be evened out")
             self._transfer(next(reversed(source.children)), target.id)
+
+    def _borrow(self, zone: Node) -> bool:
+        """Take one region from the largest sibling, if it can spare one.
+
+        Zones of 500 to 1000 leave no slack: two that have just been split from one of 1001 would merge at the next
+        leave, and split at the next join, at a hundred messages each time.
+        """
+        siblings = [self.nodes[c] for c in self.nodes[zone.parent].children if c != zone.id]
+        lender = max(siblings, key=lambda n: n.agents)
+        spare = [r for r in map(self.nodes.__getitem__, lender.children) if r.agents <= lender.agents - ZONE_MIN]
+        lent = max(spare, key=lambda r: r.agents, default=None)
+        if lent is None or zone.agents + lent.agents < ZONE_MIN:
+            return False
+        self._detach(lent.id)
+        self._attach(lent.id, zone.id)
+        return True
 
     def _merge(self, node: Node) -> None:
         """Into the smallest sibling; `node` disappears, and the union is split again if it is too large."""

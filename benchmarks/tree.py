@@ -1,0 +1,131 @@
+"""The tree's own cost: messages an operation takes over the size of the fleet, depth, placement by round trips."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from benchmarks._harness import Bench, main, percentile
+from benchmarks.establishment import GROUPS, windows
+from tocsin.aggregation.hierarchy import Hierarchy
+from tocsin.aggregation.placement import NetworkMap
+from tocsin.aggregation.tree import REGION, ZONE, Tree
+from tocsin.sim.round_trips import RoundTrips
+
+SECOND = 1_000_000_000
+SITES = tuple(f"site-{k}" for k in range(12))
+OPERATIONS = 200
+NODES = tuple(f"node-{k}" for k in range(300))
+
+
+def sizes(bench: Bench) -> tuple[int, ...]:
+    return (100, 1_000, 10_000) if bench.quick else (100, 1_000, 10_000, 100_000)
+
+
+class Fleet:
+    """A settled hierarchy of `n` agents, and what one more operation on it costs in messages."""
+
+    def __init__(self, n: int) -> None:
+        self.hierarchy = Hierarchy(flush_ns=0)
+        self.rng = np.random.default_rng(n)
+        self.now = SECOND
+        self.made = 0
+        step = min(n, 1_000)
+        for _ in range(0, n, step):
+            self.join(step)
+        self.messages(lambda: None)
+
+    def join(self, count: int) -> None:
+        self.hierarchy.observe(windows(self.made, count, 1 if self.made else 6, 3, self.rng))
+        self.made += count
+
+    def messages(self, operation: Callable[[], object]) -> int:
+        """Control messages and packets upwards; telling the leaves about the fleet is another matter."""
+        one = self.hierarchy
+        before = one.control + one.packets
+        operation()
+        self.now += 1_000  # no heartbeat falls due in between
+        one.pump(self.now)
+        return one.control + one.packets - before
+
+
+def costs(fleet: Fleet, n: int) -> dict[str, list[int]]:
+    """Messages of joins, moves and leaves of random agents and of lost nodes, one operation at a time."""
+    one, rng = fleet.hierarchy, np.random.default_rng(n)
+    found: dict[str, list[int]] = {"join": [], "leave": [], "move": []}
+    for k, agent in enumerate(rng.permutation(n)[:OPERATIONS].tolist()):
+        found["join"].append(fleet.messages(lambda: fleet.join(1)))
+        name = ("leave", "move")[k % 2]
+        operation = one.leave if name == "leave" else partial(one.tree.move, group=GROUPS[k // 2 % 3])
+        found[name].append(fleet.messages(partial(operation, f"agent-{agent}")))
+    for level, name in ((REGION, "lost region"), (ZONE, "lost zone")):
+        lost = [node.id for node in one.tree.at_level(level)][:10]
+        found[name] = [fleet.messages(lambda x=x: one.fail_over(x)) for x in lost]
+    return found
+
+
+def operations(bench: Bench) -> None:
+    """Single operations on fleets of every size; the root still is the sum of the leaves after all of them."""
+    per_log: dict[str, list[float]] = {}
+    for n in sizes(bench):
+        fleet = Fleet(n)
+        for name, values in costs(fleet, n).items():
+            bench.record_all(f"{name} at {n} agents", values, unit="messages", requirement="R1.3")
+            per_log.setdefault(name, []).append(sum(values) / len(values) / math.log2(n))
+        depth, exact = fleet.hierarchy.tree.depth, fleet.hierarchy.root_equals_leaf_sum()
+        bench.record(f"depth at {n} agents", depth, unit="levels", requirement="R1.2", bound="<= 4")
+        bench.record(f"root equals leaf sum at {n} agents", exact, unit="", requirement="R1.3", bound="== 1")
+    for name, values in per_log.items():
+        # From 1000 agents on every kind of node is there; below, a zone has fewer regions than it may have.
+        title = f"{name}: growth of the mean over that of log n, from 1000 agents on"
+        bench.record(title, values[-1] / values[1], unit="x", requirement="R1.3", bound="<= 1")
+
+
+def attachments(bench: Bench) -> None:
+    """Children attached or detached, splits and merges included, over a whole growth and a halving."""
+    for n in sizes(bench):
+        one = Tree()
+        start = time.process_time()
+        for k in range(n):
+            one.join(f"agent-{k}", GROUPS[k % 3])
+        joined = time.process_time() - start
+        joins = one.operations / n
+        for k in range(0, n, 2):
+            one.leave(f"agent-{k}")
+        one.check()
+        leaves = (one.operations - joins * n) / (n / 2)
+        bench.record(f"growing to {n} agents: attachments a join", joins, unit="", requirement="R1.3", bound="<= 12")
+        bench.record(f"halving {n} agents: attachments a leave", leaves, unit="", requirement="R1.3", bound="<= 12")
+        bench.record(f"growing to {n} agents: time a join", 1e6 * joined / n, unit="core-us")
+
+
+def placement(bench: Bench) -> None:
+    """Nearest of 12 sites by coordinates against a random site; three continents, access links, 10 % noise."""
+    mean, p99 = list[float](), list[float]()
+    for seed in range(5):
+        world, rng, network = RoundTrips(seed, SITES + NODES), np.random.default_rng(seed), NetworkMap()
+        for _ in range(60):
+            for name in SITES + NODES:
+                site = SITES[int(rng.integers(len(SITES)))]
+                if site != name:
+                    network.measured(name, site, world.probe(name, site))
+        ours = [world.rtt_ms(name, network.nearest(name, SITES)) for name in NODES]
+        chance = [world.rtt_ms(name, SITES[int(rng.integers(len(SITES)))]) for name in NODES]
+        mean.append(sum(ours) / sum(chance))
+        p99.append(percentile(ours, 99) / percentile(chance, 99))
+    bench.record_all("path latency against random placement, mean", mean, unit="x", requirement="R1.1", bound="< 1")
+    bench.record_all("path latency against random placement, p99", p99, unit="x", requirement="R1.1", bound="< 1")
+
+
+def measure(bench: Bench) -> None:
+    operations(bench)
+    attachments(bench)
+    placement(bench)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("tree", measure))
