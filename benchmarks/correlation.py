@@ -261,7 +261,7 @@ def measure(bench: Bench) -> None:
     n = 2000 if bench.quick else 10_000
     bench.count(agents=n, region=REGION, zone=ZONE, groups=GROUPS, members=GROUP)
     Line(5).run(fleet(2000, 256, lagged=True)[0])  # compile
-    for length, bits in ((256, 5),) if bench.quick else ((256, 5), (1024, 5)):
+    for length, bits in ((256, 6),) if bench.quick else ((256, 6), (1024, 5)):
         errors(bench, n, length, bits)
         for lagged in (False, True):
             screening(bench, n, length, lagged=lagged)

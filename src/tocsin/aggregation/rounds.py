@@ -43,7 +43,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 
-BITS = 5
+BITS = 6  # a sample; with names of at most MAX_NAME a statement of 1024 samples still fits a packet
 LEAST_AGENTS = 20  # below, there is nothing to take the fleet's own rhythm from
 MAX_NAME = 64  # bytes of an agent's name in its statement
 NAMED = 8  # members of a group that evidence names
