@@ -12,7 +12,7 @@ from tocsin.consensus.inputs import ConsensusConfig, SubmitEvidence
 from tocsin.consensus.replica import Replica
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.model.evidence import Q32, Evidence, Reason
-from tocsin.model.steps import Emit
+from tocsin.model.steps import Emit, Persist
 from tocsin.runtime.clock import SystemClock
 from tocsin.runtime.host import Host, demand_running
 from tocsin.runtime.journal import Journal
@@ -35,6 +35,31 @@ def statement(monitor: int, seq: int) -> Evidence:
     )
 
 
+class TimedJournal:
+    """A journal that notes how long each commit took, in seconds."""
+
+    def __init__(self, path: Path) -> None:
+        self.seconds: list[float] = []
+        self._journal = Journal(path)
+
+    def append(self, records: Sequence[tuple[int, Persist]]) -> None:
+        began = time.perf_counter()
+        self._journal.append(records)
+        self.seconds.append(time.perf_counter() - began)
+
+    def close(self) -> None:
+        self._journal.close()
+
+
+def processor_ns() -> tuple[int, int]:
+    """Nanoseconds this thread has run, and has waited for a core that others had (0 where the system does not say)."""
+    try:
+        ran, waited, _ = Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()
+    except OSError:
+        return time.thread_time_ns(), 0
+    return int(ran), int(waited)
+
+
 class Committee:
     """An async context manager. `decided[epoch][monitor]` = perf_counter when `monitor` had the certificate."""
 
@@ -45,12 +70,12 @@ class Committee:
         self.decided: dict[int, dict[int, float]] = {}
         self.news = asyncio.Event()
         self._stated = [-1] * n
-        self._journal = Journal(journal)
+        self.journal = TimedJournal(journal)
         self.replicas = {
             i: Replica(self.roster, i, signer, FleetPosterior(self.roster), config)
             for i, signer in enumerate(self.signers)
         }
-        self.host = Host(self.replicas, self._journal, SystemClock(), self._emitted)
+        self.host = Host(self.replicas, self.journal, SystemClock(), self._emitted)
         self.host.failed.add_done_callback(lambda _: self.news.set())
         nodes = [Node("127.0.0.1", 0, key) for key in self.roster.keys]
         self._up = 0
@@ -101,7 +126,7 @@ class Committee:
         self.host.close()
         for bus in self.buses.values():
             await bus.close()
-        self._journal.close()
+        self.journal.close()
 
     def state(self, monitors: Sequence[int]) -> None:
         """Let monitors state evidence about one agent each, all at one moment."""

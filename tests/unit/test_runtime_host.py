@@ -158,10 +158,11 @@ def test_a_machine_that_fails_stops_its_host():
 def test_timers_fire_once_move_and_are_cancelled():
     async def scenario() -> None:
         answers: dict[str, list[Effect]] = {
-            "go": [SetTimer("a", 4 * MILLISECOND_NS), SetTimer("b", MILLISECOND_NS), SetTimer("c", MILLISECOND_NS)],
-            "b": [SetTimer("c", -1), SetTimer("a", 2 * MILLISECOND_NS), SetTimer("d", 6 * MILLISECOND_NS)],
+            "go": [SetTimer("a", 500 * MILLISECOND_NS), SetTimer("b", MILLISECOND_NS)],
+            "b": [SetTimer("a", 2 * MILLISECOND_NS), SetTimer("d", 6 * MILLISECOND_NS)],
         }
-        machine = Scripted({**answers, "go": [*answers["go"], SetTimer("c", -1)]})
+        cancelled: list[Effect] = [SetTimer("c", MILLISECOND_NS), SetTimer("c", -1)]
+        machine = Scripted({**answers, "go": [*answers["go"], *cancelled]})
         host = Host({0: machine}, NoRecords(), SystemClock(), lambda _, __: None)
         host.submit(0, "go")
         await turns(host, 4)
@@ -253,6 +254,22 @@ def test_four_replicas_agree_over_sockets_and_their_journals_rebuild_them(tmp_pa
             again.recover(journal.records(i))
             assert (again.epoch, again.settled) == (epochs, True)
             journal.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_machine_records_after_sending_is_written_while_the_message_travels():
+    async def scenario() -> None:
+        diary = Diary()
+        nodes = [Node("127.0.0.1", 0, key) for key in ROSTER.keys[:2]]
+        host = Host(
+            {0: Scripted({"lead": [Send(1, b"certificate"), Persist("lock", b"")]})}, diary, SystemClock(), print
+        )
+        host.start({0: TcpBus(0, SIGNERS[0], nodes, bytes(32), host.hears(0))})
+        host.submit(0, "lead")
+        await turns(host, 2)
+        assert diary.lines == ["disk 0:lock"]
+        host.close()
 
     asyncio.run(scenario())
 

@@ -96,7 +96,7 @@ def test_golden_bytes() -> None:
         {"last_seq": 1 << 62},
         {"log_e_q32": CLIP_Q32 + 1},
         {"log_bf_q32": -CLIP_Q32 - 1},
-        {"monitor": 256},
+        {"monitor": 1024},
         {"observed_ms": 1 << 64},
         {"kind": 2},
         {"kind": -1},

@@ -19,7 +19,12 @@ from tocsin.model.posterior import Decision, FoldResult, Preview
 from tocsin.model.verdict import Roster, Statement
 from tocsin.trust.keyring import check_roster
 from tocsin.trust.signing import Signer
-from tocsin.wire.limits import MAX_BATCHES_PER_CUT, MAX_CERTIFICATES_PER_MESSAGE
+from tocsin.wire.limits import KIB, MAX_BATCHES_PER_CUT, MAX_CERTIFICATES_PER_MESSAGE, MAX_MESSAGE_BYTES
+
+
+def certificates_per_message(n: int) -> int:
+    """How many decisions of n monitors fit into one answer: each has at most n tips and n signatures."""
+    return min(MAX_CERTIFICATES_PER_MESSAGE, (MAX_MESSAGE_BYTES - KIB) // (120 * n + 256))
 
 
 class Learner:
@@ -201,13 +206,13 @@ class Learner:
             self._out.send(source, Sync(self._epoch))
 
     def _on_sync(self, source: int, m: Sync) -> None:
-        part = self._decided[m.epoch : m.epoch + MAX_CERTIFICATES_PER_MESSAGE]
+        part = self._decided[m.epoch : m.epoch + certificates_per_message(self._roster.n)]
         if part:
             self._out.send(source, Certificates(tuple(part)))
 
     def _on_certificates(self, source: int, m: Certificates) -> None:
         self._backlog = deque(c for c in m.certified if c.votes.epoch >= self._epoch)
-        self._more = (source, self._epoch) if len(m.certified) == MAX_CERTIFICATES_PER_MESSAGE else None
+        self._more = (source, self._epoch) if len(m.certified) == certificates_per_message(self._roster.n) else None
         self._next_from_backlog()
 
     def _next_from_backlog(self) -> None:

@@ -107,6 +107,7 @@ class Host:
         self.rounds += 1
         self.inputs += len(inputs)
         waiting: list[tuple[int, Effect]] = []
+        left = False  # something is on its way: while others work on it the disk may too
         behind = {number for number, _ in self._pending}  # machines with a record that is not durable
         for number, event in inputs:
             for effect in self._machines[number].step(now, event):
@@ -116,8 +117,9 @@ class Host:
                 elif number in behind and not isinstance(effect, SetTimer):
                     waiting.append((number, effect))
                 else:
+                    left = left or isinstance(effect, Send)
                     self._execute(now, number, effect)
-        if waiting:
+        if waiting or (left and self._pending):
             self._commit()
             for number, effect in waiting:
                 self._execute(now, number, effect)

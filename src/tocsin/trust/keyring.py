@@ -12,7 +12,7 @@ from tocsin.model.verdict import Roster
 from tocsin.trust.canonical import roster_bytes
 from tocsin.trust.signing import PUBLIC_KEY_BYTES, Signer, domain_hash
 
-MAX_MONITORS = 256
+MAX_MONITORS = 1024
 MAX_NET_CHARACTERS = 64
 MILLION = 1_000_000
 _ROSTER = b"tocsin/1 roster"
