@@ -38,6 +38,7 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 FIT_ROWS = 512
+MOST_FITTED = 8192  # of a larger first batch, evenly many rows are fitted from
 NEW_FEATURE_SAMPLES = 64
 HEARTBEAT_NS = 10_000_000_000
 SATURATED_SHARE = 0.05  # a grid that fits clips .1 % of the samples it was fitted from
@@ -184,7 +185,8 @@ class LeafSummaries:
         old = {name: axis for axis, name in enumerate(self.grid.features)}
         names = tuple(dict.fromkeys([*old, *(bounded_name(n) for r in latest for n in r.features)]))[:MAX_FEATURES]
         columns = [np.concatenate([_column(r, n) for r in latest]) for n in names]
-        fitted = fit_grid(names, np.stack(columns, axis=1) if columns else np.zeros((0, 0)))
+        every = 1 + sum(r.row.shape[0] for r in latest) // MOST_FITTED
+        fitted = fit_grid(names, np.stack([c[::every] for c in columns], axis=1) if columns else np.zeros((0, 0)))
         silent = [n in old and not np.isfinite(c).any() for n, c in zip(names, columns, strict=True)]
         kept = [
             (self.grid if quiet else fitted, old[n] if quiet else a)
