@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -14,11 +15,16 @@ from benchmarks.establishment import GROUPS, windows
 from tocsin.aggregation.hierarchy import Hierarchy
 from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.tree import REGION, ZONE, Tree
+from tocsin.runtime.probes import Prober
+from tocsin.runtime.tcp_bus import Node, TcpBus
 from tocsin.sim.round_trips import RoundTrips
+from tocsin.trust.keyring import deterministic_signers
 
 SECOND = 1_000_000_000
 SITES = tuple(f"site-{k}" for k in range(12))
 OPERATIONS = 200
+PROBED = 8
+FAR_NS = 20_000_000  # one way
 NODES = tuple(f"node-{k}" for k in range(300))
 
 
@@ -121,10 +127,53 @@ def placement(bench: Bench) -> None:
     bench.record_all("path latency against random placement, p99", p99, unit="x", requirement="R1.1", bound="< 1")
 
 
+async def probed() -> tuple[list[bool], list[float]]:
+    """Nodes of two sites probe each other over TCP: is the nearest one of their own site; the far ones' errors."""
+    signers = deterministic_signers(b"probes", PROBED)
+    nodes = [Node("127.0.0.1", 0, signer.public_key) for signer in signers]
+    probers: list[Prober] = []
+    buses: list[TcpBus] = []
+
+    def hear(me: int, peer: int, body: bytes) -> None:
+        probers[me].received(peer, body)
+
+    for me, signer in enumerate(signers):
+        far_ns = {peer: FAR_NS for peer in range(PROBED) if peer % 2 != me % 2}
+        bus = TcpBus(
+            me, signer, nodes, b"p" * 32, partial(hear, me), delay_ns=lambda peer, far=far_ns: far.get(peer, 0)
+        )
+        await bus.start()
+        nodes[me] = Node("127.0.0.1", bus.port, signer.public_key)
+        buses.append(bus)
+        probers.append(Prober(str(me), {k: str(k) for k in range(PROBED) if k != me}, bus))
+    for turn in range(1, 3 * PROBED):
+        await asyncio.gather(*(p.probe((me + turn) % PROBED) for me, p in enumerate(probers) if turn % PROBED))
+    right, errors = list[bool](), list[float]()
+    for me, prober in enumerate(probers):
+        others = [str(k) for k in range(PROBED) if k != me]
+        right.append(int(prober.network.nearest(str(me), others)) % 2 == me % 2)
+        far = [prober.network.rtt_ms(str(me), k) for k in others if int(k) % 2 != me % 2]
+        errors += [abs(rtt / (2 * FAR_NS / 1e6) - 1) for rtt in far]
+    for bus in buses:
+        await bus.close()
+    return right, errors
+
+
+def probes(bench: Bench) -> None:
+    right, errors = asyncio.run(probed())
+    where = f"{PROBED} nodes of two sites 40 ms apart, TCP"
+    share, median = sum(right) / len(right), percentile(errors, 50)
+    bench.record(
+        f"{where}: nearest by coordinates is of the own site", share, unit="", requirement="R1.1", bound="== 1"
+    )
+    bench.record(f"{where}: predicted round trip, median relative error", median, unit="", requirement="R1.1")
+
+
 def measure(bench: Bench) -> None:
     operations(bench)
     attachments(bench)
     placement(bench)
+    probes(bench)
 
 
 if __name__ == "__main__":
