@@ -42,7 +42,8 @@ ROSTER = roster_of("replica", SIGNERS)
 class Cluster:
     """Replicas on a network with 1 ms delay; `drop(source, target, message)` may lose messages."""
 
-    def __init__(self, n: int = 4, dead: Collection[int] = ()) -> None:
+    def __init__(self, n: int = 4, dead: Collection[int] = (), config: ConsensusConfig | None = None) -> None:
+        self.config = config or ConsensusConfig()
         self.signers = deterministic_signers(b"replica", n)
         self.roster: Roster = roster_of("replica", self.signers)
         self.disks: list[list[tuple[str, bytes]]] = [[] for _ in range(n)]
@@ -59,7 +60,7 @@ class Cluster:
             self.give(i, Start())
 
     def boot(self, i: int) -> Replica:
-        replica = Replica(self.roster, i, self.signers[i], FleetPosterior(self.roster), ConsensusConfig())
+        replica = Replica(self.roster, i, self.signers[i], FleetPosterior(self.roster), self.config)
         replica.recover(self.disks[i])
         return replica
 
@@ -368,6 +369,43 @@ def test_no_prepare_vote_after_giving_up() -> None:
         if isinstance(message, EvidenceMessage):
             cluster.give(1, Received(source, ENVELOPE.encode(message)))
     assert not any(i == 1 and isinstance(m, Vote) and m.view == 0 and m.epoch == 0 for i, m in cluster.sent)
+
+
+def flood(cluster: Cluster, author: int, batches: int) -> None:
+    for number in range(batches):
+        item = Evidence(
+            monitor=author, agent_id="bob", first_seq=number, last_seq=number, log_e_q32=0, log_bf_q32=number
+        )
+        cluster.give(author, SubmitEvidence((item,), number + 1))
+
+
+def test_a_flood_is_kept_out_and_let_in_as_there_is_room() -> None:
+    cluster = Cluster(config=ConsensusConfig(batches_per_cut=4, batches_ahead=8))
+    flood(cluster, 3, 50)
+    cluster.run(5)  # before anything is decided
+    assert [replica.evidence_log.tip(3).seq for replica in cluster.replicas] == [7, 7, 7, 49]
+    assert cluster.replicas[0].refused["evidence over its author's quota"] == 42
+    cluster.state(by=[0, 1, 2])
+    cluster.run(60_000)
+    for replica in cluster.replicas:
+        assert replica.settled
+        assert replica.evidence_log.tip(3).seq == 49
+    assert cluster.epochs() == [13] * 4  # four of the flood's batches each, the last two, and nobody waited for them
+    first = journal.decode_decided(next(r for k, r in cluster.disks[1] if k == journal.DECIDED))
+    assert [tip.seq for tip in first.cut] == [0, 0, 0, 3]
+
+
+def test_evidence_beyond_a_quota_is_fetched_where_a_decision_names_it() -> None:
+    cluster = Cluster(config=ConsensusConfig(batches_per_cut=4, batches_ahead=8))
+    cluster.drop = lambda source, target, _: 2 in (source, target)
+    flood(cluster, 3, 30)
+    cluster.run(60_000)
+    assert cluster.replicas[2].evidence_log.tip(3).seq == -1
+    cluster.drop = lambda *_: False
+    cluster.state(by=[0])
+    cluster.run(60_000)
+    assert len(set(cluster.epochs())) == 1
+    assert cluster.replicas[2].evidence_log.tip(3).seq == 29
 
 
 # --- verdicts, offline

@@ -118,7 +118,7 @@ class Dissemination:
         """Take in batches, newest first or in any order."""
         for raw in message.batches:
             known_forks = len(self.log.forks)
-            outcome, signed, connected = self.log.offer(raw, certified)
+            outcome, signed, connected = self.log.offer(raw, certified, self._config.batches_ahead)
             self._persist(connected)
             if outcome is Outcome.ACCEPTED and signed and not connected:
                 self.log.wanted.add(signed.batch.prev_hash)  # the next of this message, if it comes newest first
@@ -154,6 +154,20 @@ class Dissemination:
             batches.extend(found)
         if batches:
             self._out.send(source, EvidenceMessage(tuple(batches[: limits.MAX_BATCHES_PER_MESSAGE])))
+
+    def resend(self, before: Cut, certified: Cut) -> None:
+        """The cut has grown: others have room for as many of our own batches, which they may have refused."""
+        ahead = self._config.batches_ahead
+        batches: list[bytes] = []
+        budget = _REPLY_BYTES
+        for raw in self.log.stretch(self._me, before[self._me].seq + ahead, certified[self._me].seq + ahead):
+            if len(raw) > budget or len(batches) == limits.MAX_BATCHES_PER_MESSAGE:
+                self._out.broadcast(EvidenceMessage(tuple(batches)))
+                batches, budget = [], _REPLY_BYTES
+            batches.append(raw)
+            budget -= len(raw)
+        if batches:
+            self._out.broadcast(EvidenceMessage(tuple(batches)))
 
     def rebroadcast(self, certified: Cut, cut: Cut) -> None:
         """Send what `cut` adds to `certified` again, one message's worth: a leader may not have got it."""

@@ -35,6 +35,7 @@ class Outcome(StrEnum):
     FORGED = "forged evidence"
     OUT_OF_ORDER = "evidence out of order"
     EQUIVOCATION = "equivocating evidence"
+    OVER_QUOTA = "evidence over its author's quota"
 
 
 # Pure, so remembering is safe: replicas of one process open the same bytes, and a batch is offered more than once.
@@ -86,8 +87,11 @@ class EvidenceLog:
         self.wanted: set[bytes] = set()
         self.refused: Counter[str] = Counter()
 
-    def offer(self, raw: bytes, certified: Cut) -> Offered:
-        """Take in a batch. Returns the outcome, the batch where it is authentic, and the links newly connected."""
+    def offer(self, raw: bytes, certified: Cut, ahead: int | None = None) -> Offered:
+        """Take in a batch. Returns the outcome, the batch where it is authentic, and the links newly connected.
+
+        One that lies more than `ahead` batches beyond the certified cut is refused, unless it is wanted.
+        """
         try:
             signed = _open(raw, self._roster)
         except WireError:
@@ -99,6 +103,8 @@ class EvidenceLog:
             return self._refuse(Outcome.REPLAYED if old else Outcome.DUPLICATE)
         forked = self._notice_fork(signed)
         if signed.head not in self.wanted:
+            if ahead is not None and signed.batch.seq > certified[signed.batch.monitor].seq + ahead:
+                return self._refuse(Outcome.OVER_QUOTA, signed)
             if forked:
                 return self._refuse(Outcome.EQUIVOCATION, signed)
             if not self._extends(signed):

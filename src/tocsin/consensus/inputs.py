@@ -33,3 +33,6 @@ class ConsensusConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_doublings: int = 6
     pull_delay_ns: int = 50 * MILLISECOND_NS  # missing evidence is asked for again after this long
     batches_per_cut: int = 64  # per monitor: bounds what one epoch makes every replica fold
+    # Per monitor: bounds what a flood makes every replica keep. Its author sends the rest again when it has room; not
+    # below batches_per_cut, or cuts would be smaller than they may be.
+    batches_ahead: int = 256

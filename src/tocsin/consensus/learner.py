@@ -59,6 +59,11 @@ class Learner:
         """Before a decision is applied live: stop what still runs for its epoch."""
 
     @property
+    def me(self) -> int:
+        """Which monitor this is."""
+        return self._me
+
+    @property
     def through_offset(self) -> int:
         """Ingest log position up to which this monitor's evidence is durable."""
         return self._evidence.through_offset
@@ -164,7 +169,9 @@ class Learner:
         self._out.persist(journal.DECIDED, ENVELOPE.encode(Decide(certified)))
         self._out.emit("decided", self._decision_of(certified, self._fold.commit(preview.handle)))
         self._end_epoch()
+        before = self._cut
         self._advance(certified)
+        self._evidence.resend(before, self._cut)
         self._next_from_backlog()
         return None
 

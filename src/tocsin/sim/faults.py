@@ -31,6 +31,7 @@ LIES = (
     "repeat signer",  # announce a decision that one monitor signed n - f times
     "few",  # announce a decision or timeout certificate that too few signed
     "forge",  # evidence in another monitor's name
+    "flood",  # state far more than there is to say
     "replay",  # send old messages again
     "alter",  # flip a bit
     "mute",  # keep silent to some

@@ -16,7 +16,7 @@ import msgspec
 from tocsin.consensus import view_change
 from tocsin.consensus.cut import NOTHING, cut_root
 from tocsin.consensus.fold import Fold
-from tocsin.consensus.inputs import ConsensusConfig, Input
+from tocsin.consensus.inputs import ConsensusConfig, Input, SubmitEvidence
 from tocsin.consensus.messages import (
     ENVELOPE,
     AnyMessage,
@@ -42,6 +42,7 @@ from tocsin.trust.keyring import roster_hash
 from tocsin.trust.signing import PROPOSE, SIGNATURE_BYTES, Signer
 from tocsin.wire.evidence import encode_evidence, sign_batch
 
+FLOOD = 40  # batches of junk, in all
 KEPT = 32  # own messages remembered for sending again
 _JUNK = b"\x5a" * SIGNATURE_BYTES
 
@@ -63,6 +64,7 @@ class Liar(Replica):
         self._lies = lies
         self._rng = rng
         self._past: list[bytes] = []
+        self._flooded = 0
         self._liars: dict[type[Any], Callable[[Any], list[AnyMessage]]] = {
             Timeout: self._lie_in_timeout,
             Propose: self._lie_in_proposal,
@@ -75,6 +77,8 @@ class Liar(Replica):
         """What the honest code does, with lies in what it sends."""
         out: list[Effect] = []
         honest = super().step(now_ns, event)
+        if "flood" in self._lies and self._flooded < FLOOD and not isinstance(event, Received):
+            honest += self._flood(now_ns)
         if isinstance(event, Received) and self._tells("eager"):
             honest += self._vote_for_anything(event.body)
         for effect in honest:
@@ -252,6 +256,17 @@ class Liar(Replica):
         victim = self._rng.choice([i for i in range(self._roster.n) if i != self._me])
         damaged = EvidenceMessage(tuple(self._damaged(raw) for raw in message.batches))
         return [message, damaged, EvidenceMessage((self._in_the_name_of(victim),))]
+
+    def _flood(self, now_ns: int) -> list[Effect]:
+        out: list[Effect] = []
+        while self._flooded < FLOOD and self._tells("flood"):
+            self._flooded += 1
+            number = self._flooded
+            item = Evidence(
+                monitor=self._me, agent_id=f"junk {number}", first_seq=0, last_seq=0, log_e_q32=0, log_bf_q32=number
+            )
+            out += super().step(now_ns, SubmitEvidence((item,), self.through_offset))
+        return out
 
     def _in_the_name_of(self, victim: int) -> bytes:
         """A batch that continues the victim's chain, signed with our key."""

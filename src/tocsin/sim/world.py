@@ -8,7 +8,7 @@ go on lying, and every honest monitor must decide everything that honest monitor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -36,6 +36,8 @@ BATCHES_AFTER = 1  # and after healing: the run ends when what they lead to is d
 EVENTS_PER_BATCH = 4
 END_NS = 180_000 * MILLISECOND_NS
 FLUSH_NS = HEAL_NS + 500 * MILLISECOND_NS  # everybody is up again and states what it held back
+# Limits that a short run reaches; every third seed has them.
+SMALL_LIMITS = ConsensusConfig(batches_per_cut=2, batches_ahead=3)
 LOOK_NS = 20 * MILLISECOND_NS  # how often to look whether a run is over
 
 
@@ -60,7 +62,6 @@ class Build:
     replica: type[Replica] = Replica
     monitor: type[Monitor] = Monitor
     believed: Callable[[Roster], Roster] = lambda roster: roster
-    config: ConsensusConfig = field(default_factory=ConsensusConfig)
 
 
 @lru_cache(maxsize=16)
@@ -83,6 +84,7 @@ class World:
         self.ingest_log: list[Entry] = []
         self._lies = {fault.kind: fault.amount for fault in schedule.of_kind(*LIES)}
         self._script = Script(self.streams.of("script"), (BATCHES + BATCHES_AFTER) * EVENTS_PER_BATCH)
+        self._config = self.streams.of("limits").choice((ConsensusConfig(), ConsensusConfig(), SMALL_LIMITS))
         self._digest = blake2b(digest_size=8)
         places = self._places()
         self.seats = [
@@ -117,9 +119,9 @@ class World:
         roster = build.believed(self.roster)
         if self.schedule.role(me) in ("twins", "liar"):
             rng = self.streams.of("lies", seat.position)
-            replica = Liar(roster, me, signer, FleetPosterior(roster), build.config, self._lies, rng)
+            replica = Liar(roster, me, signer, FleetPosterior(roster), self._config, self._lies, rng)
             return Monitor(me, replica, detector)
-        return build.monitor(me, build.replica(roster, me, signer, FleetPosterior(roster), build.config), detector)
+        return build.monitor(me, build.replica(roster, me, signer, FleetPosterior(roster), self._config), detector)
 
     # --- the plan
 

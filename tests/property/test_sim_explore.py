@@ -1,0 +1,27 @@
+"""Every order of events in a small case: nothing is certifiable twice, and broken rules are found that way too."""
+
+from __future__ import annotations
+
+import pytest
+
+from tocsin.sim.broken import LockIgnored
+from tocsin.sim.explore import Explorer
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+def test_one_view_has_no_order_of_events_in_which_two_values_are_certifiable(liar: int):
+    found = Explorer(liar, 0).run()
+    assert found.complete
+    assert found.violation == ""
+    assert found.states > 100
+    assert found == Explorer(liar, 0).run()
+
+
+def test_a_search_that_is_cut_short_says_so():
+    assert not Explorer(0, 1).run(most_states=500).complete
+
+
+def test_an_ignored_lock_is_found():
+    found = Explorer(0, 1, LockIgnored).run(most_states=40_000)
+    assert found.violation == "two values can be certified"
+    assert not found.complete
