@@ -31,6 +31,7 @@ from tocsin.errors import InternalError, StorageCorrupt, VerificationError
 from tocsin.model.evidence import Q32, Evidence
 from tocsin.model.steps import EVERYONE, Emit, Fired, Persist, Received, Send, SetTimer
 from tocsin.model.verdict import Roster, Verdict
+from tocsin.sim.broken import VotesForgotten
 from tocsin.stats.logodds import logistic
 from tocsin.trust.keyring import deterministic_signers, roster_hash, roster_of
 from tocsin.wire.certificate import decode_certificate, encode_certificate
@@ -406,6 +407,26 @@ def test_evidence_beyond_a_quota_is_fetched_where_a_decision_names_it() -> None:
     cluster.run(60_000)
     assert len(set(cluster.epochs())) == 1
     assert cluster.replicas[2].evidence_log.tip(3).seq == 29
+
+
+@pytest.mark.parametrize(("kind", "votes"), [(Replica, 1), (VotesForgotten, 2)])
+def test_a_vote_is_remembered_over_a_restart(kind: type[Replica], votes: int) -> None:
+    """A leader with a twin proposes again after the crash; a monitor without its VOTED record would vote again."""
+    cluster = Cluster()
+    cluster.state()
+    cluster.run(22)
+    twin = Replica(ROSTER, 0, SIGNERS[0], FleetPosterior(ROSTER), ConsensusConfig())
+    raw = next(m.batches[0] for i, m in cluster.sent if i == 0 and isinstance(m, EvidenceMessage))
+    twin.recover([(journal.EVIDENCE, raw)])
+    twin.step(0, Start())
+    effects = twin.step(0, Fired("propose 0"))
+    other = next(e.body for e in effects if isinstance(e, Send) and isinstance(ENVELOPE.decode(e.body), Propose))
+    cluster.replicas[1] = kind(ROSTER, 1, SIGNERS[1], FleetPosterior(ROSTER), ConsensusConfig())
+    cluster.replicas[1].recover(cluster.disks[1])
+    cluster.give(1, Start())
+    cluster.give(1, Received(0, other))
+    cast = {m.cut_root for i, m in cluster.sent if i == 1 and isinstance(m, Vote) and m.phase == "P"}
+    assert len(cast) == votes
 
 
 # --- verdicts, offline

@@ -36,7 +36,7 @@ BATCHES_AFTER = 1  # and after healing: the run ends when what they lead to is d
 EVENTS_PER_BATCH = 4
 END_NS = 180_000 * MILLISECOND_NS
 FLUSH_NS = HEAL_NS + 500 * MILLISECOND_NS  # everybody is up again and states what it held back
-# Limits that a short run reaches; every third seed has them.
+# Limits that a short run reaches; a third of the seeds have them.
 SMALL_LIMITS = ConsensusConfig(batches_per_cut=2, batches_ahead=3)
 LOOK_NS = 20 * MILLISECOND_NS  # how often to look whether a run is over
 
