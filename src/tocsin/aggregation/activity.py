@@ -271,8 +271,9 @@ class ActivityWindows:
         # An agent that came or went in the middle would look like all that came or went with it.
         edge = length // EDGE
         agents = np.flatnonzero((self._first <= base + edge) & (self._last >= base + length - edge))
-        places = np.arange(base, base + length) % self._slots
-        cells = self._ring[agents[:, None], places[None, :]]
+        start = base % self._slots
+        head = min(length, self._slots - start)
+        cells = np.concatenate([self._ring[agents, start : start + head], self._ring[agents, : length - head]], axis=1)
         series = np.empty((len(SERIES), agents.shape[0], length), np.float32)
         series[:2] = np.sqrt(np.moveaxis(cells[:, :, :2], 2, 0) + 0.375)  # steadies a count's variance (Anscombe 1948)
         series[2] = cells[:, :, 2] / np.maximum(cells[:, :, 3], 1.0)
