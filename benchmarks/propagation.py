@@ -145,7 +145,7 @@ class Fleet:
 
 def sockets(bench: Bench, links: str, leaf_ms: float, node_ms: float, bound: str) -> None:
     name = f"to root and back over TCP, {links}"
-    runs = 5 if bench.quick else 30
+    runs = 5 if bench.quick else 15
 
     async def scenario() -> tuple[list[float], list[float]]:
         fleet = Fleet(100 if bench.quick else LEAVES, leaf_ms, node_ms)
