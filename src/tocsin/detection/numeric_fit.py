@@ -21,6 +21,7 @@ I32 = NDArray[np.int32]
 OWN_SHAPE_ROWS = 1000  # baseline rows from which an agent's own quantiles replace the fleet's
 MAX_PHI = 0.98
 MAX_SCORE = 6.0
+UNSURE = 2.0  # standard errors; of a memory's innovations they are 1 / sqrt(rows) whatever the memory
 # Probabilities of the quantile knots: dense in the tails, symmetric.
 TAIL = np.array([1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.06, 0.1, 0.16, 0.23, 0.31, 0.4])
 LEVELS = np.r_[TAIL, 0.5, 1.0 - TAIL[::-1]]
@@ -53,6 +54,7 @@ class Shape:
     knots: F64
     own: NDArray[np.int64]
     temper: F64
+    tolerance: F64  # (a,) of innovations' scales: the location may be off by so much
 
 
 def fit_shape(agent: I32, context: I32, values: F64, agents: int, contexts: int) -> Shape:
@@ -82,7 +84,7 @@ def fit_shape(agent: I32, context: I32, values: F64, agents: int, contexts: int)
         knots[0, j] = np.quantile(standard, LEVELS)
         for agent_rich in rich:
             knots[own[agent_rich], j] = np.quantile(standard[a == agent_rich], LEVELS)
-    return Shape(location, phi, scale, knots, own, np.ones((agents, d)))
+    return Shape(location, phi, scale, knots, own, np.ones((agents, d)), UNSURE / np.sqrt(np.maximum(rows, 1.0)))
 
 
 def _locations(a: I32, c: I32, x: F64, agents: int, contexts: int) -> F64:

@@ -39,6 +39,8 @@ SLOTS = 4  # sessions an agent can have open at once
 MAX_TOOL_NAME = 64  # characters of it in a reason
 MIN_SESSIONS = 20  # baseline sessions below which nothing is judged
 LOG_P_FLOOR = -27.0
+BEYOND = 10.0  # p >= 1 / (BEYOND m^2): m scores tell 1 / m, a tail fitted to them hardly more than that again
+SHOWN = 16  # tools that are remembered for the bets they won
 
 
 class SessionChannel:
@@ -114,6 +116,8 @@ class SessionChannel:
             state.wealth,
             state.top,
             state.top_call,
+            state.shown,
+            state.shown_best,
             log_e,
             belief,
         )
@@ -182,6 +186,8 @@ class _State:
         self.wealth[:, :2] = -1e6
         self.top = np.zeros((agents, N_FEATURES + 1))  # parts of the oddest call, and its score
         self.top[:, N_FEATURES] = -np.inf
+        self.shown = np.full((agents, SHOWN), -1, np.int64)  # tools whose odd calls won a bet
+        self.shown_best = np.zeros((agents, SHOWN))  # the highest that each won, log factor
         self.top_call = np.full((agents, 4), -1, np.int64)  # its tool, event number, task and group
 
     def grown(self, agents: int) -> _State:
@@ -267,11 +273,14 @@ def _judge(
     wealth: F64,
     top: F64,
     top_call: I64,
+    shown: I64,
+    shown_best: F64,
     log_e: F64,
     belief: F64,
 ) -> None:
     width = top.shape[1] - 1
     features, part = np.empty(width), np.empty(width)
+    floor = -2.0 * math.log(reference.shape[0] + 1.0) - math.log(BEYOND)
     for i in range(agent.shape[0]):
         a = agent[i]
         k = _slot(a, session[i], seq[i] + 1, key, used, task, previous, tools, best, opened)
@@ -310,7 +319,16 @@ def _judge(
                 score = parts(features, weights[a % 2], part)
                 if score > best[a, k]:
                     best[a, k] = score
-                    _raise(log_survival(score, reference, tail), tail[3], bets[a, k], wealth[a])
+                    log_p = max(log_survival(score, reference, tail), floor)
+                    _raise(
+                        log_p,
+                        tail[3],
+                        (int(tool[i]) << 32) + task[a, k],
+                        shown[a],
+                        shown_best[a],
+                        bets[a, k],
+                        wealth[a],
+                    )
                 if score > top[a, width]:
                     top[a, :width] = part
                     top[a, width] = score
@@ -324,13 +342,36 @@ def _judge(
 
 
 @njit(cache=True, nogil=True)
-def _raise(log_p: float, log_safety: float, bets: F64, wealth: F64) -> None:
-    """Replace a session's bets by those of its oddest call."""
+def _shown(shown: I64, best: F64, log_bet: float, tool: int) -> float:
+    """The highest bet on an odd call of `tool` so far, which `log_bet` may raise; the tool won least is forgotten."""
+    least = 0
+    for j in range(shown.shape[0]):
+        if shown[j] == tool:
+            before = best[j]
+            best[j] = max(before, log_bet)
+            return before
+        if best[j] < best[least]:
+            least = j
+    if log_bet > best[least]:
+        shown[least], best[least] = tool, log_bet
+    return 0.0
+
+
+@njit(cache=True, nogil=True)
+def _raise(log_p: float, log_safety: float, tool: int, shown: I64, best: F64, bets: F64, wealth: F64) -> None:
+    """Replace a session's bets by those of its oddest call.
+
+    Odd sessions come in runs, an agent that takes to a tool goes on using it: of all sessions odd by the same tool
+    together the e-process wins what the oddest wins, once.
+    """
     log_p = max(log_p, LOG_P_FLOOR)
     e = step_calibrator(min(log_p + log_safety, 0.0))
     fresh = log_mix(BET, math.log(e) if e > 0.0 else -1e6)
-    wealth[0] += fresh - bets[0]
-    bets[0] = fresh
+    if fresh > 0.0:
+        gain = fresh - max(_shown(shown, best, fresh, tool), bets[0])
+        if gain > 0.0:
+            wealth[0] += gain
+            bets[0] = fresh
     fresh = log_mix(SHOWS, mixture_calibrator(log_p))
     wealth[1] += fresh - bets[1]
     bets[1] = fresh

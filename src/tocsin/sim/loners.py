@@ -1,6 +1,6 @@
-"""Small fleets of agents that all do different jobs, straight as events: nobody has a peer to be compared with.
+"""Small fleets of agents that do different jobs, straight as events: hardly anybody has a peer to be compared with.
 
-Each agent has tools, tasks and a group of its own, and one of five temperaments. Its first WARMUP events are baseline,
+Each job has tools, tasks and a group of its own, and one of five temperaments. Its first WARMUP events are baseline,
 as an admission without further knowledge would have it, so baselines end inside sessions. A hijacked agent goes about
 its work; from the onset on, each session also carries out somebody else's goal.
 """
@@ -50,14 +50,15 @@ class _Rows:
 class _Agent:
     """One job: which tasks there are, how they come, and how they are carried out."""
 
-    def __init__(self, index: int, seed: int, attack: str) -> None:
-        self.index, self.attack = index, attack
-        self.rng = Random(f"loner {seed} {index}")  # noqa: S311 - reproducible, not secret
+    def __init__(self, index: int, job: int, seed: int, attack: str) -> None:
+        self.index, self.job, self.attack = index, job, attack
+        self.rng = Random(f"job {seed} {job}")  # noqa: S311 - reproducible, not secret
         self.temperament = TEMPERAMENTS[self.rng.randrange(len(TEMPERAMENTS))]
         self.writes = [self.rng.random() < 0.5 for _ in range(TOOLS)]
         tasks = {"routine": 4, "explorer": 40, "moody": 12}.get(self.temperament, 6)
         self.tasks = [[self._tool() for _ in range(self.rng.randint(3, 6))] for _ in range(tasks)]
         self.task = 0
+        self.rng = Random(f"loner {seed} {index}")  # noqa: S311
 
     def _tool(self) -> int:
         """Explorers choose among all tools, the others among eight."""
@@ -103,23 +104,32 @@ class _Agent:
         effect = Effect.EGRESS if tool >= TOOLS or self.writes[tool] else Effect.READ
         rows.agent.append(self.index)
         rows.session.append(number * 10_000 + self.index + 1)
-        rows.tool.append(tool if tool >= TOOLS else self.index * TOOLS + tool)
+        rows.tool.append(tool if tool >= TOOLS else self.job * TOOLS + tool)
         rows.effect.append(int(effect))
-        rows.words.append(tuple(self.index * 1000 + self.task * 10 + word for word in range(4)))
+        rows.words.append(tuple(self.job * 1000 + self.task * 10 + word for word in range(4)))
         rows.arguments.append(arguments)
 
 
 def lone_fleet(
-    agents: int, *, seed: int, hijacked: int = 0, attack: str = ATTACKS[0], calls: int = 5, live_sessions: int = 30
+    agents: int,
+    *,
+    seed: int,
+    hijacked: int = 0,
+    attack: str = ATTACKS[0],
+    calls: int = 5,
+    live_sessions: int = 30,
+    jobs: int = 10_000,
 ) -> LoneFleet:
     """`agents` loners, the first `hijacked` of them with `attack`: `calls` calls in each of their last ten sessions.
 
+    There are `jobs` jobs, dealt in turn.
+
     Raises InputError for a fleet that cannot be.
     """
-    if not 0 <= hijacked <= agents < 10_000 or attack not in ATTACKS or live_sessions < 10:
+    if not 0 <= hijacked <= agents < 10_000 or attack not in ATTACKS or live_sessions < 10 or jobs < 1:
         raise InputError(f"no fleet of {agents} agents, {hijacked} of them with {attack!r}, {live_sessions} sessions")
     rows = _Rows()
-    crew = [_Agent(index, seed, attack if index < hijacked else "") for index in range(agents)]
+    crew = [_Agent(index, index % jobs, seed, attack if index < hijacked else "") for index in range(agents)]
     events = [0] * agents
     starts: list[list[int]] = [[] for _ in crew]
     left = [live_sessions] * agents
@@ -138,10 +148,10 @@ def lone_fleet(
             events[agent.index] += len(rows.agent) - before
         number += 1
     onset = tuple(found[0] if found else -1 for found in starts)
-    return LoneFleet(_batch(rows, agents), onset, tuple(map(tuple, starts)))
+    return LoneFleet(_batch(rows, agents, jobs), onset, tuple(map(tuple, starts)))
 
 
-def _batch(rows: _Rows, agents: int) -> EventBatch:
+def _batch(rows: _Rows, agents: int, jobs: int) -> EventBatch:
     n = len(rows.agent)
     agent = np.array(rows.agent, np.int32)
     events = np.zeros(agents, np.int64)
@@ -152,12 +162,13 @@ def _batch(rows: _Rows, agents: int) -> EventBatch:
     tools, action = np.unique(np.array(rows.tool, np.int64), return_inverse=True)
     arguments = np.array([part for call in rows.arguments for part in call], np.int64).reshape(-1, 5)
     words = np.array([word for call in rows.words for word in call], np.int32)
-    names = tuple(f"job-{index}" for index in range(agents))
     session = np.array(rows.session, np.int64)
     return EventBatch(
-        offset=0, agents=names, agent=agent, t_ns=session // 10_000 * SESSION_NS, session=session, phase=phase,
+        offset=0, agents=tuple(f"loner-{index}" for index in range(agents)), agent=agent,
+        t_ns=session // 10_000 * SESSION_NS, session=session, phase=phase,
         kind=np.full(n, Kind.CALL, np.int8), actions=tuple(f"tool-{tool}" for tool in tools.tolist()),
-        action=action.astype(np.int32), effect=np.array(rows.effect, np.int8), groups=names, group=agent.copy(),
+        action=action.astype(np.int32), effect=np.array(rows.effect, np.int8),
+        groups=tuple(f"job-{job}" for job in range(min(agents, jobs))), group=agent % jobs,
         arg_offset=np.cumsum([0, *map(len, rows.arguments)]).astype(np.int32), arg_name=arguments[:, 0].copy(),
         arg_hash=arguments[:, 1].copy(), arg_type=arguments[:, 2].astype(np.int8),
         arg_flags=arguments[:, 3].astype(np.uint8), arg_len=arguments[:, 4].astype(np.int32),
