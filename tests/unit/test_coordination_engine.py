@@ -23,7 +23,7 @@ from tocsin.wire.records import batch_from_records
 
 SIGNERS = deterministic_signers(b"rhythms", 4)
 ROSTER = roster_of("rhythms", SIGNERS)
-LENGTH, EVERY = 128, 64
+LENGTH, EVERY = 128, 128
 
 
 def fleet(group: int, seed: int) -> RhythmFleet:
@@ -80,7 +80,7 @@ def test_an_explanation_names_the_group(watched):
 def test_status_counts_the_rounds(watched):
     one, hidden = watched
     told = one.status()["coordination"]
-    assert (told["rounds"], told["agents_screened"], told["late_events"]) == (3, 160, 0)
+    assert (told["rounds"], told["agents_screened"], told["late_events"]) == (2, 160, 0)
     assert 6 <= told["agents_in_groups"] <= len(hidden.members)
     assert not [reason for reason in one.refused if "statement" in reason or "factors" in reason]
 
