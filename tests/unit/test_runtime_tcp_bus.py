@@ -338,7 +338,7 @@ def test_the_key_holder_takes_over_its_own_link_and_the_wrong_end_may_not_dial()
 
 def test_strangers_that_say_nothing_are_bounded_in_number_and_time():
     async def scenario() -> None:
-        end = End(0, free_ports(2), LinkOptions(pending=3, handshake_seconds=0.05))
+        end = End(0, free_ports(2), LinkOptions(pending=3, handshake_seconds=0.4))
         await end.bus.start()
         writers = [(await asyncio.open_connection("127.0.0.1", end.bus.port)) for _ in range(7)]
         for reader, _ in writers:
