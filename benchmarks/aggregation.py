@@ -106,20 +106,23 @@ def whole_fleet(bench: Bench) -> None:
     batches = list(fleet(agents, 64, d))
     bench.count(agents=agents, events=agents * 64, features=d)
     Hierarchy().observe(batches[0])  # compile
-    hierarchy, pumping, packets = Hierarchy(), list[float](), 0
-    began, core = time.perf_counter(), time.process_time()
-    for k, batch in enumerate(batches):
-        hierarchy.observe(batch)
-        start = time.perf_counter()
-        hierarchy.pump(k * ROWS * SECOND // 20_000)
-        if hierarchy.packets != packets:
-            packets = hierarchy.packets
-            pumping.append(time.perf_counter() - start)
-    per_event = 1e6 * (time.process_time() - core) / (agents * 64)
+    hierarchy, pumping, per_event, spent = Hierarchy(), list[float](), list[float](), list[float]()
+    for _ in range(1 if bench.quick else 3):
+        hierarchy, packets = Hierarchy(), 0
+        began, core = time.perf_counter(), time.process_time()
+        for k, batch in enumerate(batches):
+            hierarchy.observe(batch)
+            start = time.perf_counter()
+            hierarchy.pump(k * ROWS * SECOND // 20_000)
+            if hierarchy.packets != packets:
+                packets = hierarchy.packets
+                pumping.append(time.perf_counter() - start)
+        per_event.append(1e6 * (time.process_time() - core) / (agents * 64))
+        hierarchy.establish([], Level.GLOBAL)
+        spent.append(time.perf_counter() - began)
     whole = hierarchy.establish([], Level.GLOBAL)
-    spent = time.perf_counter() - began
-    bench.record("whole-fleet baseline, all events", spent, unit="s", requirement="R1.10", bound="< 30")
-    bench.record("cost an event at 20,000 events/s, climbing included", per_event, unit="core-us", bound="<= 3")
+    bench.record_all("whole-fleet baseline, all events", spent, unit="s", requirement="R1.10", bound="< 30")
+    bench.record_all("cost an event at 20,000 events/s, climbing included", per_event, unit="core-us", bound="<= 3")
     bench.record_all("one climb of every changed region", [1e3 * p for p in pumping], unit="ms")
     bench.record("largest packet", hierarchy.largest_packet, unit="B", requirement="R1.8", bound="< 1024")
     x = np.concatenate([b.values for b in batches])
@@ -144,7 +147,7 @@ def whole_fleet(bench: Bench) -> None:
 
 
 def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
-    """One agent acts: how long until the root knows, in one process, and how many packets that takes."""
+    """One agent acts: how long until root and leaves know, in one process, and how many packets up that takes."""
     one = EventBatch(
         offset=0, agents=batch.agents[:1], agent=np.zeros(1, np.int32), t_ns=batch.t_ns[:1], session=batch.session[:1],
         phase=batch.phase[:1], kind=batch.kind[:1], actions=TOOLS, action=batch.action[:1], effect=batch.effect[:1],
@@ -162,7 +165,9 @@ def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
         hierarchy.pump(now)
         times.append(1e3 * (time.perf_counter() - start))
         packets.append(hierarchy.packets - before)
-    bench.record_all("event to root, one process", times, unit="ms", requirement="R1.9", bound="< 100")
+    bench.record_all(
+        "event to root and back to every leaf, one process", times, unit="ms", requirement="R1.9", bound="< 100"
+    )
     bench.record("packets an update costs", percentile(packets, 50), unit="", requirement="R1.6", bound="<= 4")
 
 
