@@ -127,8 +127,9 @@ def without_shared(rows: F64, basis: F64) -> tuple[F64, I64]:
     common = (loadings @ shared.T) @ shared
     own = np.maximum((rows * rows).sum(axis=1) - (loadings * loadings).sum(axis=1), 0.0) / max(length - k, 1)
     rest = ((loadings - common) ** 2).sum(axis=1)
-    alone = rest > own * _chi_square_bound(k - shared.shape[0])
-    taken: I64 = np.full(rows.shape[0], shared.shape[0], np.int64)
+    alone: NDArray[np.bool_] = rest > own * _chi_square_bound(k - shared.shape[0])
+    taken = np.zeros(rows.shape[0], np.int64)
+    taken[:] = shared.shape[0]
     taken[alone] = k
     return rows - np.where(alone[:, None], loadings, common) @ basis, taken
 
