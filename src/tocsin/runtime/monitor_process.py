@@ -167,6 +167,7 @@ class MonitorProcess:
                 raise InputError(f"a line of input is no command: {error}", remedy="one JSON object a line") from None
             if command.state:
                 self._state(command.state)
+                await asyncio.sleep(0)  # a round: a question that follows is answered with what was stated
             if command.ask == "beliefs":
                 self._tell("beliefs", **self.beliefs())
 
