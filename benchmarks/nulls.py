@@ -117,7 +117,7 @@ def cell(bench: Bench, name: str, fleets: int, agents: int, make: Callable[[int]
 
 def measure(bench: Bench) -> None:
     """Every law in small fleets and in one large; tool calls of small fleets doing one job and different jobs."""
-    fleets = 3 if bench.quick else FLEETS
+    fleets = 10 if bench.quick else FLEETS
     bench.count(baseline_rows=BASELINE, live_rows=LIVE, alpha=ALPHA)
     for name, law in LAWS.items():
         cell(bench, name, fleets, AGENTS, lambda seed, law=law: measurements(law, AGENTS, seed))
