@@ -140,12 +140,14 @@ def test_a_silent_machine_is_replaced_and_the_root_still_equals_the_leaf_sum() -
     [
         ("malformed", b""),
         ("malformed", b"\x00"),
-        ("malformed", bytes((UP, 2)) + b"\xff\xfe" + b"x"),
-        ("malformed", bytes((9, 1)) + b"g\x00\x00"),
-        ("malformed", bytes((UP, 1)) + b"g\x00\x04TU\x01\x09"),
-        ("malformed", bytes((UP, 1)) + b"g\x00\x09TU"),
-        ("no such node here", bytes((RESEND, 2)) + b"r1"),
-        ("no such node here", bytes((DOWN, 2)) + b"l1"),
+        ("malformed", bytes((UP, 1, 2)) + b"\xff\xfe" + b"x"),
+        ("malformed", bytes((9, 1, 1)) + b"g\x00\x00"),
+        ("malformed", bytes((UP, 1, 1)) + b"g\x00\x04TU\x01\x09"),
+        ("malformed", bytes((UP, 1, 1)) + b"g\x00\x09TU"),
+        ("malformed", bytes((UP, 2, 1)) + b"g"),
+        ("malformed", bytes((UP, 1, 9)) + b"g"),
+        ("no such node here", bytes((RESEND, 1, 2)) + b"r1"),
+        ("no such node here", bytes((DOWN, 1, 2)) + b"l1"),
         ("not from where the child runs", None),
     ],
 )
@@ -156,7 +158,7 @@ def test_frames_that_nobody_should_send_are_refused_and_counted(reason: str, fra
         (packet,) = wire.encode(wire.Update(
             kind=wire.SNAPSHOT, source="z", level=2, epoch=1, seq=0, as_of_ms=1, agents=1, d=2, counts=whole.counts,
             actions={}))  # fmt: skip
-        frame = bytes((UP, 1)) + b"g" + len(packet).to_bytes(2) + packet
+        frame = bytes((UP, 1, 1)) + b"g" + len(packet).to_bytes(2) + packet
     host.received(2, frame)  # machine 1 runs the zone, not 2
     assert host.refused == {reason: 1}
     assert host.nodes["g"].total.is_zero()
@@ -165,3 +167,12 @@ def test_frames_that_nobody_should_send_are_refused_and_counted(reason: str, fra
 def test_machines_are_linked_with_those_they_have_to_do_with() -> None:
     links = [neighbours(PLAN, LEAVES, me) for me in range(6)]
     assert links == [{1, 2}, {0, 2, 3}, {0, 1, 3}, {1, 2, 4, 5}, {3}, {3}]
+
+
+def test_what_several_targets_of_a_machine_get_alike_goes_in_one_frame() -> None:
+    heard: list[tuple[str, Input]] = []
+    leaves = {"a": 1, "b": 1, "c": 1}
+    plan = {"r": Place(1, "", ("a", "b", "c"), (0,))}
+    host = TreeHost(1, plan, leaves, lambda: 0, to_leaf=lambda leaf, event: heard.append((leaf, event)))
+    host.received(0, bytes((DOWN, 2, 1)) + b"a" + b"\x01c" + b"\x00\x02TG" + b"\x00\x02TU")
+    assert heard == [(leaf, FromAbove(body)) for leaf in ("a", "c") for body in (b"TG", b"TU")]

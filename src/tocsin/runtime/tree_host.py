@@ -37,6 +37,7 @@ from tocsin.wire import update as wire
 UP, DOWN, RESEND = 0, 1, 2
 PATIENCE_SECONDS = 5.0  # shorter: a restart moves nodes about; longer: sums are old for longer
 BEAT_SECONDS = 1.0  # how often nodes look whether they have been silent for too long
+MAX_TARGETS = 255  # of one frame
 LEAST_INTERVAL_SECONDS = 0.01  # between climbs: the first change after quiet leaves at once, a busy node sums up first
 
 ToLeaf = Callable[[str, Input], None]
@@ -130,11 +131,15 @@ class TreeHost:
     def received(self, peer: int, frame: bytes) -> None:
         """A frame from another machine, see `_frame`."""
         try:
-            kind, target, bodies = _open(frame)
+            kind, targets, bodies = _open(frame)
             events = [event for body in bodies if (event := self._event(kind, peer, body)) is not None]
         except (IndexError, UnicodeDecodeError, WireError):
             self.refused["malformed"] += 1
             return
+        for target in targets:
+            self._take(kind, target, events)
+
+    def _take(self, kind: int, target: str, events: list[Input]) -> None:
         if target in self.nodes:
             self._step(target, events)
         elif self._leaves.get(target) == self.me and self._to_leaf is not None and kind != UP:
@@ -160,7 +165,7 @@ class TreeHost:
     def send_up(self, leaf: str, region: str, packets: Iterable[bytes]) -> None:
         """State something for a leaf on this machine."""
         assert self._leaves[leaf] == self.me
-        self._send(self._runs[region], UP, region, list(packets))
+        self._send(self._runs[region], _frame(UP, [region], _packed(packets)))
 
     # ---- out
 
@@ -171,7 +176,10 @@ class TreeHost:
             self._flush_soon()
 
     def _carry_out(self, outputs: list[Output]) -> None:
-        """What goes to the same node goes in one frame: at 1000 leaves, frames are what propagation costs."""
+        """What goes to the same node, or unchanged to several on one machine, goes in one frame.
+
+        At 1000 leaves, frames are what propagation costs.
+        """
         to: dict[tuple[int, str], list[bytes]] = {}
         for output in outputs:
             match output:
@@ -181,20 +189,24 @@ class TreeHost:
                     to.setdefault((DOWN, name), []).append(body)
                 case AskResend(name):
                     to[RESEND, name] = [b""]
+        frames: dict[tuple[int, int, tuple[int, ...]], tuple[list[str], list[bytes]]] = {}
         for (kind, name), bodies in to.items():
-            self._deliver(kind, name, bodies)
+            host = self._runs[name] if name in self._runs else self._leaves[name]
+            key = (host, kind, tuple(map(id, bodies)))  # identity: what goes down is one object for every child
+            frames.setdefault(key, ([], bodies))[0].append(name)
+        packed: dict[tuple[int, ...], bytes] = {}
+        for (host, kind, same), (names, bodies) in frames.items():
+            if same not in packed:
+                packed[same] = _packed(bodies)
+            for start in range(0, len(names), MAX_TARGETS):
+                self._send(host, _frame(kind, names[start : start + MAX_TARGETS], packed[same]))
 
-    def _deliver(self, kind: int, name: str, bodies: list[bytes]) -> None:
-        host = self._runs[name] if name in self._runs else self._leaves[name]
-        if host != self.me:
-            self._send(host, kind, name, bodies)
-        else:
-            self.received(self.me, _frame(kind, name, bodies))
-
-    def _send(self, host: int, kind: int, name: str, bodies: list[bytes]) -> None:
-        if self._bus is not None:
+    def _send(self, host: int, frame: bytes) -> None:
+        if host == self.me:
+            self.received(host, frame)
+        elif self._bus is not None:
             self.messages += 1
-            self._bus.send(host, _frame(kind, name, bodies))
+            self._bus.send(host, frame)
 
     def _flush_soon(self) -> None:
         if self._flushing is None:
@@ -260,19 +272,27 @@ class TreeHost:
             node.step(self._now_ns(), Adopt(place.parent))
 
 
-def _frame(kind: int, name: str, bodies: list[bytes]) -> bytes:
-    """Kind, length of the target's name, the name, then packets, each behind its length in two bytes."""
-    raw = name.encode()
-    return bytes((kind, len(raw))) + raw + b"".join(len(body).to_bytes(2) + body for body in bodies)
+def _frame(kind: int, names: list[str], packed: bytes) -> bytes:
+    """Kind, number of targets, their names, each behind its length in a byte, then packets."""
+    targets = b"".join(bytes((len(raw),)) + raw for raw in map(str.encode, names))
+    return bytes((kind, len(names))) + targets + packed
 
 
-def _open(frame: bytes) -> tuple[int, str, list[bytes]]:
-    kind, at = frame[0], 2 + frame[1]
-    name, bodies = frame[2:at].decode(), list[bytes]()
+def _packed(bodies: Iterable[bytes]) -> bytes:
+    """Packets, each behind its length in two bytes."""
+    return b"".join(len(body).to_bytes(2) + body for body in bodies)
+
+
+def _open(frame: bytes) -> tuple[int, list[str], list[bytes]]:
+    kind, at = frame[0], 2
+    names, bodies = list[str](), list[bytes]()
+    for _ in range(frame[1]):
+        start, at = at + 1, at + 1 + frame[at]
+        names.append(frame[start:at].decode())
     while at < len(frame):
         size = int.from_bytes(frame[at : at + 2])
         bodies.append(frame[at + 2 : at + 2 + size])
         at += 2 + size
     if at != len(frame):
         raise WireError("a frame that ends in the middle of a packet")
-    return kind, name, bodies
+    return kind, names, bodies

@@ -202,21 +202,22 @@ class _Reader:
         self.position = position
 
     def uint(self, limit: int) -> int:
-        if self.position < len(self.raw) and (first := self.raw[self.position]) <= min(limit, 127):
-            self.position += 1
-            return first
-        value = shift = 0
-        while True:
-            if self.position >= len(self.raw):
-                raise WireError("update ends in the middle of a number")
-            byte = self.raw[self.position]
-            self.position += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                break
-            if shift > 63:
-                raise WireError("update holds a number above 64 bits")
+        raw, position = self.raw, self.position
+        try:
+            byte = value = raw[position]
+            shift = 7
+            if byte > 127:
+                value &= 127
+                while byte > 127:
+                    if shift > 63:
+                        raise WireError("update holds a number above 64 bits")
+                    position += 1
+                    byte = raw[position]
+                    value |= (byte & 127) << shift
+                    shift += 7
+        except IndexError:
+            raise WireError("update ends in the middle of a number") from None
+        self.position = position + 1
         if byte == 0 and shift > 7:
             raise WireError("update holds a number in a non-canonical spelling")
         if value > limit:
