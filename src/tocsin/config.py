@@ -79,7 +79,7 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     alpha_ppm: Annotated[
         int,
         _knob(
-            "target share of false alarms among alarms over the whole fleet (e-BH, Wang and Ramdas 2022)",
+            "target share of false alarms among alarms over the whole fleet (closed e-BH, Xu and others 2025)",
             unit="parts per million",
             trade_off="lower: fewer false alarms, later and fewer detections; needs e-values of fleet size / alpha",
             ge=1,
@@ -119,7 +119,7 @@ class Consensus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             ge=0,
             le=10_000,
         ),
-    ] = 20
+    ] = 10
     view_timeout_ms: Annotated[
         int,
         _knob(

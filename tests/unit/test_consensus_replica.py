@@ -414,7 +414,7 @@ def test_a_vote_is_remembered_over_a_restart(kind: type[Replica], votes: int) ->
     """A leader with a twin proposes again after the crash; a monitor without its VOTED record would vote again."""
     cluster = Cluster()
     cluster.state()
-    cluster.run(22)
+    cluster.run(cluster.config.proposal_delay_ns // 1_000_000 + 2)  # the proposal has arrived, and been voted on
     twin = Replica(ROSTER, 0, SIGNERS[0], FleetPosterior(ROSTER), ConsensusConfig())
     raw = next(m.batches[0] for i, m in cluster.sent if i == 0 and isinstance(m, EvidenceMessage))
     twin.recover([(journal.EVIDENCE, raw)])

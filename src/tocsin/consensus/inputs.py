@@ -28,7 +28,7 @@ Input = Start | SubmitEvidence | Received | Fired
 class ConsensusConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Delays in nanoseconds. Safety depends on none of them."""
 
-    proposal_delay_ns: int = 20 * MILLISECOND_NS  # the leader gathers evidence for at most this long
+    proposal_delay_ns: int = 10 * MILLISECOND_NS  # the leader gathers evidence for at most this long
     view_timeout_ns: int = 500 * MILLISECOND_NS  # first view of an epoch; doubles with each further view
     max_doublings: int = 6
     pull_delay_ns: int = 50 * MILLISECOND_NS  # missing evidence is asked for again after this long

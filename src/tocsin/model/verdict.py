@@ -12,9 +12,9 @@ class PosteriorEntry(msgspec.Struct, frozen=True, kw_only=True):
     log_odds_q32: int  # prior + trimmed sum of log Bayes factors
     log_e_q32: int  # Byzantine-robust merged e-value
     last_seq: int  # highest event number any kept monitor spoke about
-    flagged: bool  # in the e-BH rejection set at the agreed level
+    flagged: bool  # in the rejection set of closed e-BH at the agreed level
     alpha_ppm: int  # that level: target share of false alarms among alarms, parts per million
-    fleet_size: int  # number of hypotheses in the e-BH procedure
+    fleet_size: int  # number of hypotheses in that procedure
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,7 +37,10 @@ EVENTS_PER_BATCH = 4
 END_NS = 180_000 * MILLISECOND_NS
 FLUSH_NS = HEAL_NS + 500 * MILLISECOND_NS  # everybody is up again and states what it held back
 # Limits that a short run reaches; a third of the seeds have them.
-SMALL_LIMITS = ConsensusConfig(batches_per_cut=2, batches_ahead=3)
+# A simulated network is slower than a machine room: leaders gather for longer than by default.
+GATHER_NS = 20 * MILLISECOND_NS
+USUAL = ConsensusConfig(proposal_delay_ns=GATHER_NS)
+SMALL_LIMITS = ConsensusConfig(proposal_delay_ns=GATHER_NS, batches_per_cut=2, batches_ahead=3)
 LOOK_NS = 20 * MILLISECOND_NS  # how often to look whether a run is over
 
 
@@ -84,7 +87,7 @@ class World:
         self.ingest_log: list[Entry] = []
         self._lies = {fault.kind: fault.amount for fault in schedule.of_kind(*LIES)}
         self._script = Script(self.streams.of("script"), (BATCHES + BATCHES_AFTER) * EVENTS_PER_BATCH)
-        self._config = self.streams.of("limits").choice((ConsensusConfig(), ConsensusConfig(), SMALL_LIMITS))
+        self._config = self.streams.of("limits").choice((USUAL, USUAL, SMALL_LIMITS))
         self._digest = blake2b(digest_size=8)
         places = self._places()
         self.seats = [
