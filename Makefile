@@ -52,6 +52,7 @@ demo: $(STAMP) ## a fleet, an attack, a lying monitor and a certified verdict, o
 
 bench: $(STAMP) ## measure everything and rewrite docs/benchmarks.md
 	$(BIN)/python -m benchmarks.run_all
+	$(BIN)/python tools/known_power.py
 
 lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew (UPGRADE=--upgrade to move versions)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
