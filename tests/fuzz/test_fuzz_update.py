@@ -73,7 +73,7 @@ def test_mutated_packets_decode_to_what_encodes_to_the_same_bytes_or_not_at_all(
 def test_an_aggregator_survives_anything_and_never_holds_an_impossible_sum() -> None:
     node = Aggregator("z1", 2)
     node.step(0, Attach("r7"))
-    node.step(0, Arrived(GRID))
+    node.step(0, Arrived(GRID, "r7"))
     for seed in range(40):
         for raw in [UPDATE, *mutants(UPDATE, seed, 50)]:
             node.step(0, Arrived(raw))

@@ -62,7 +62,7 @@ class Lossy(Aggregator):
             if draw < 0.3:
                 return super().step(now_ns, event) + super().step(now_ns, event)
             if draw < 0.4:
-                return super().step(now_ns, Arrived(event.body[:-1]))
+                return super().step(now_ns, Arrived(event.body[:-1], event.child))
         return super().step(now_ns, event)
 
 

@@ -35,12 +35,16 @@ def arrived(content: Summary, seq: int = 0, **changes: object) -> Arrived:
     return Arrived(packet)
 
 
+def announced(child: str, epoch: int, grid: Grid = GRID) -> Arrived:
+    return Arrived(wire.encode_grid(epoch, grid), child)
+
+
 @pytest.fixture
 def zone() -> Aggregator:
     node = Aggregator("z1", 2)
     node.step(0, Adopt("g1"))
     node.step(0, Attach("r1"))
-    node.step(0, Arrived(wire.encode_grid(EPOCH, GRID)))
+    node.step(0, announced("r1", EPOCH))
     return node
 
 
@@ -76,8 +80,11 @@ def test_a_child_that_leaves_takes_exactly_its_share(zone: Aggregator) -> None:
         ("wrong dimension", arrived(Summary.empty(EPOCH, 1), seq=1, d=1), False),
         ("impossible", arrived(Summary.empty(EPOCH, 2) - summary(9, 4), seq=1), True),
         ("malformed", Arrived(b"TU\x01\x00garbage"), False),
-        ("conflicting grid", Arrived(wire.encode_grid(EPOCH, Grid(("a", "b"), (1, 0), (-8, -8)))), False),
-        ("old epoch", Arrived(wire.encode_grid(EPOCH - 1, GRID)), False),
+        ("conflicting grid", announced("r1", EPOCH, Grid(("a", "b"), (1, 0), (-8, -8))), False),
+        ("old epoch", announced("r1", EPOCH - 1), False),
+        ("not a child", announced("r9", EPOCH + 1), False),
+        ("not a child", announced("", EPOCH + 1), False),
+        ("not a child", Arrived(arrived(summary(1), seq=1).body, "r9"), False),
     ],
 )
 def test_refusals_are_counted_and_change_nothing(zone: Aggregator, reason: str, packet: Arrived, asks: bool) -> None:
@@ -107,8 +114,57 @@ def test_parts_apply_only_together(zone: Aggregator) -> None:
 
 def test_a_newer_epoch_empties_the_slots(zone: Aggregator) -> None:
     zone.step(0, arrived(summary(5)))
-    zone.step(0, Arrived(wire.encode_grid(EPOCH + 1, Grid(("a",), (0,), (-8,)))))
+    zone.step(0, announced("r1", EPOCH + 1, Grid(("a",), (0,), (-8,))))
     assert zone.total == Summary.empty(EPOCH + 1, 1)
+
+
+@pytest.fixture
+def three(zone: Aggregator) -> Aggregator:
+    """A zone whose three regions are on the same grid and have stated something."""
+    for k in (2, 3):
+        zone.step(0, Attach(f"r{k}"))
+        zone.step(0, announced(f"r{k}", EPOCH))
+    for k in (1, 2, 3):
+        zone.step(0, arrived(summary(k, k), source=f"r{k}"))
+    return zone
+
+
+@pytest.mark.parametrize("epoch", [EPOCH + 1, EPOCH + 2, 1 << 31])
+def test_one_child_does_not_move_the_epoch_more_than_half_do(three: Aggregator, epoch: int) -> None:
+    before = three.total
+    for _ in range(5):
+        assert three.step(0, announced("r3", epoch)) == []
+        assert three.step(0, arrived(summary(9), seq=1, source="r3", epoch=epoch)) == []  # not asked again and again
+    assert (three.epoch, three.total) == (EPOCH, before)
+    assert three.refused == {"unknown epoch": 5}
+    other = Grid(("a", "b"), (7, 7), (0, 0))
+    assert three.step(0, announced("r1", epoch, other)) == []  # the same number is not the same grid
+    assert (three.epoch, three.total) == (EPOCH, before)
+    assert three.step(0, announced("r2", epoch)) == [AskResend("r3")]  # its snapshot was not listened to
+    assert (three.epoch, three.grid, three.total) == (epoch, GRID, Summary.empty(epoch, 2))
+
+
+def test_a_child_that_leaves_may_make_the_others_a_majority(three: Aggregator) -> None:
+    three.step(0, Attach("r4"))
+    for child in ("r3", "r4"):
+        three.step(0, announced(child, EPOCH + 1))
+    assert three.epoch == EPOCH
+    assert three.step(0, Detach("r1")) == [AskResend("r3"), AskResend("r4")]
+    assert three.epoch == EPOCH + 1
+
+
+def test_the_first_word_to_an_empty_node_is_taken_back_when_most_say_otherwise() -> None:
+    node = Aggregator("z1", 2)
+    for child in ("r1", "r2", "r3"):
+        node.step(0, Attach(child))
+    node.step(0, announced("r1", 1 << 31))
+    assert node.epoch == 1 << 31
+    node.step(0, announced("r2", EPOCH))
+    assert node.step(0, announced("r3", EPOCH)) == [AskResend("r2")]
+    assert node.epoch == EPOCH
+    assert not node.refused
+    node.step(0, announced("r1", EPOCH - 1))
+    assert node.refused == {"old epoch": 1}
 
 
 def upward(node: Aggregator, now_ns: int = 0) -> list[bytes]:

@@ -118,6 +118,7 @@ INJECTIONS: dict[str, tuple[str, Callable[[Aggregator], bytes]]] = {
     "another grid of the same epoch": (
         "conflicting grid", lambda n: wire.encode_grid(n.epoch, Grid(NAMES, (1, 1), (0, 0))),
     ),
+    "the grid of an old epoch": ("old epoch", lambda n: wire.encode_grid(n.epoch - 1, n.grid)),
     "half a packet": ("malformed", lambda n: lie(n)[:-3]),
     "noise": ("malformed", lambda n: b"\x00" * 40),
 }  # fmt: skip
@@ -132,12 +133,35 @@ def test_what_a_child_should_not_send_is_refused_at_every_level(hierarchy: Hiera
     reason, make = INJECTIONS[name]
     node = next(n for n in hierarchy.nodes.values() if n.level == level)
     total = node.total
-    node.step(4 * SECOND, Arrived(make(node)))
+    node.step(4 * SECOND, Arrived(make(node), next(iter(node.slots))))
     assert node.refused == {reason: 1}
     assert node.total == total
     assert hierarchy.state()["refused"] == {reason: 1}
     hierarchy.observe(batch(seed=3))
     hierarchy.pump(5 * SECOND)
+    assert hierarchy.root_equals_leaf_sum()
+
+
+@pytest.mark.parametrize("child", ["", "nobody", "a child"])
+@pytest.mark.parametrize("level", [2, 3])
+def test_a_forged_epoch_moves_no_sum(child: str, level: int) -> None:
+    hierarchy = Hierarchy(flush_ns=0)
+    agents = tuple(f"a{k}" for k in range(1100))  # two zones of many regions
+    hierarchy.observe(replace(batch(1100), agents=agents, agent=np.arange(1100, dtype=np.int32)))
+    hierarchy.pump(SECOND)
+    node = next(n for n in hierarchy.nodes.values() if n.level == level)
+    assert len(node.slots) > 1
+    total = node.total
+    name = next(iter(node.slots)) if child == "a child" else child
+    assert node.step(2 * SECOND, Arrived(wire.encode_grid(1 << 31, node.grid), name)) == []
+    assert (node.epoch, node.total) == (0, total)
+    assert hierarchy.state()["refused"] == ({} if child == "a child" else {"not a child": 1})
+    hierarchy.observe(batch(seed=3))
+    hierarchy.pump(3 * SECOND)
+    assert hierarchy.root_equals_leaf_sum()
+    hierarchy.refit()  # and the way to the next epoch is open
+    hierarchy.pump(4 * SECOND)
+    assert hierarchy.nodes[hierarchy.tree.root].epoch == 1
     assert hierarchy.root_equals_leaf_sum()
 
 

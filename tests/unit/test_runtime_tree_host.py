@@ -135,33 +135,85 @@ def test_a_silent_machine_is_replaced_and_the_root_still_equals_the_leaf_sum() -
     asyncio.run(story())
 
 
+def frame_of(kind: int, names: str, *bodies: bytes) -> bytes:
+    """A frame for names of one letter or two, given with blanks between."""
+    raw = [name.encode() for name in names.split()]
+    head = bytes((kind, len(raw))) + b"".join(bytes((len(name),)) + name for name in raw)
+    return head + b"".join(len(body).to_bytes(2) + body for body in bodies)
+
+
+def zones_word(source: str = "z") -> bytes:
+    whole = summary(3, 0)
+    (packet,) = wire.encode(wire.Update(
+        kind=wire.SNAPSHOT, source=source, level=2, epoch=1, seq=0, as_of_ms=1, agents=1, d=2, counts=whole.counts,
+        actions={}))  # fmt: skip
+    return packet
+
+
 @pytest.mark.parametrize(
     ("reason", "frame"),
     [
         ("malformed", b""),
         ("malformed", b"\x00"),
-        ("malformed", bytes((UP, 1, 2)) + b"\xff\xfe" + b"x"),
-        ("malformed", bytes((9, 1, 1)) + b"g\x00\x00"),
-        ("malformed", bytes((UP, 1, 1)) + b"g\x00\x04TU\x01\x09"),
-        ("malformed", bytes((UP, 1, 1)) + b"g\x00\x09TU"),
-        ("malformed", bytes((UP, 2, 1)) + b"g"),
-        ("malformed", bytes((UP, 1, 9)) + b"g"),
-        ("no such node here", bytes((RESEND, 1, 2)) + b"r1"),
-        ("no such node here", bytes((DOWN, 1, 2)) + b"l1"),
-        ("not from where the child runs", None),
+        ("malformed", frame_of(UP, "g z")[:2] + b"\x02\xff\xfe\x01z"),
+        ("malformed", frame_of(9, "g z", b"")),
+        ("malformed", frame_of(UP, "g z", b"TU")[:-1]),
+        ("malformed", frame_of(UP, "g z")[:-2]),
+        ("malformed", frame_of(UP, "g", zones_word())),
+        ("malformed", frame_of(UP, "g z z", zones_word())),
+        ("no such node here", frame_of(UP, "r1 l1", b"TU")),
+        ("no such node here", frame_of(RESEND, "nobody", b"")),
+        ("no such node here", frame_of(DOWN, "nobody", b"TG")),
+        ("not from where the child runs", frame_of(UP, "g z", zones_word())),
+        ("not from where the child runs", frame_of(UP, "g z", wire.encode_grid(1, GRID))),
+        ("not from where the child runs", frame_of(UP, "g nobody", wire.encode_grid(1, GRID))),
     ],
 )
-def test_frames_that_nobody_should_send_are_refused_and_counted(reason: str, frame: bytes | None) -> None:
+def test_frames_that_nobody_should_send_are_refused_and_counted(reason: str, frame: bytes) -> None:
     host = TreeHost(0, PLAN, LEAVES, lambda: 0)
-    if frame is None:
-        whole = summary(3, 0)
-        (packet,) = wire.encode(wire.Update(
-            kind=wire.SNAPSHOT, source="z", level=2, epoch=1, seq=0, as_of_ms=1, agents=1, d=2, counts=whole.counts,
-            actions={}))  # fmt: skip
-        frame = bytes((UP, 1, 1)) + b"g" + len(packet).to_bytes(2) + packet
     host.received(2, frame)  # machine 1 runs the zone, not 2
     assert host.refused == {reason: 1}
     assert host.nodes["g"].total.is_zero()
+    assert host.nodes["g"].epoch == -1
+
+
+def alone(host: TreeHost, peer: int, frame: bytes) -> None:
+    """Receive within a loop, for what makes a node want to state something."""
+
+    async def story() -> None:
+        host.received(peer, frame)
+        host.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("body", [wire.encode_grid(9, GRID), zones_word("z"), zones_word("r3")])
+def test_a_machine_speaks_only_for_the_child_that_it_runs(body: bytes) -> None:
+    host = TreeHost(0, PLAN | {"g": Place(3, "", ("z", "y", "x"), (0,)), "y": Place(2, "g", (), (2,))}, LEAVES, int)
+    node = host.nodes["g"]
+    alone(host, 1, frame_of(UP, "g z", wire.encode_grid(1, GRID)))
+    assert node.epoch == 1
+    alone(host, 2, frame_of(UP, "g y", body))  # speaks as itself of an epoch far away, or in the name of others
+    assert node.epoch == 1
+    assert node.total.is_zero()
+    assert host.refused == {}
+    assert sum(node.refused.values()) == (body[:2] == b"TU")
+
+
+@pytest.mark.parametrize("kind", [DOWN, RESEND])
+@pytest.mark.parametrize("peer", [0, 2, 4])
+def test_only_the_machine_of_the_parent_may_speak_from_above(kind: int, peer: int) -> None:
+    heard: list[Input] = []
+    leaves = {"l1": 3, "l2": 5}
+    host = TreeHost(3, PLAN, leaves, lambda: 0, to_leaf=lambda leaf, event: heard.append(event))
+    alone(host, peer, frame_of(kind, "r1", wire.encode_grid(1, GRID)))  # machine 1 runs the zone above
+    alone(host, peer, frame_of(kind, "l1", wire.encode_grid(1, GRID)))  # and this one the region above the leaf
+    assert host.refused == {"not from where the parent runs": 2}
+    assert heard == []
+    alone(host, 1, frame_of(kind, "r1", wire.encode_grid(1, GRID)))
+    alone(host, 3, frame_of(kind, "l1", wire.encode_grid(1, GRID)))
+    assert host.refused == {"not from where the parent runs": 2}
+    assert len(heard) == (2 if kind == DOWN else 1)  # what the region was told it passes on
 
 
 def test_machines_are_linked_with_those_they_have_to_do_with() -> None:

@@ -3,6 +3,10 @@
 Sans-I/O. Per child it keeps one slot: the exact sum that child has reported and the number of its last update. Deltas
 apply only in sequence; a gap is answered by asking for a snapshot, so that loss, duplication and reordering cannot
 change a sum, only delay it. Everything refused is counted in `refused`, by reason.
+
+A new epoch empties every slot, so no child opens one alone: it begins when more than half of the children announce the
+very same epoch and grid. A node without a grid starts on the first that it hears of; until more than half have
+announced that one, more than half may replace it by any other, an older one too.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ class Slot:
     as_of_ms: int = 0
     agents: int = 0
     parts: list[wire.Packet] = field(default_factory=list[wire.Packet])  # of the update being received
+    announced: tuple[int, Grid] | None = None  # the epoch and grid that the child says it is on
 
 
 class Aggregator:
@@ -78,8 +83,8 @@ class Aggregator:
     def step(self, now_ns: int, event: Input) -> list[Output]:
         """Apply one input; returns what to deliver."""
         match event:
-            case Arrived(body):
-                return self._arrived(body)
+            case Arrived(body, child):
+                return self._arrived(body, child)
             case Attach(child):
                 self.slots.setdefault(child, Slot(Summary.empty(self.epoch, len(self.grid))))
             case Detach(child):
@@ -87,6 +92,7 @@ class Aggregator:
                 if slot is not None:
                     self.total -= slot.total
                     self._changed = True
+                    return self._follow_majority()
             case Adopt(parent):
                 self.parent, self._snapshot_due = parent, True
             case ResendAsked():
@@ -99,30 +105,56 @@ class Aggregator:
 
     # ---- downwards facing
 
-    def _arrived(self, body: bytes) -> list[Output]:
+    def _arrived(self, body: bytes, child: str) -> list[Output]:
         try:
             if body[:2] == b"TG":
-                self._adopt_grid(*wire.decode_grid(body))
-                return []
+                return self._announced(child, *wire.decode_grid(body))
             packet = wire.decode(body)
         except WireError:
             self.refused["malformed"] += 1
             return []
-        slot = self.slots.get(packet.source)
+        slot = self.slots.get(packet.source) if child in ("", packet.source) else None
         reason = self._reason_to_refuse(packet, slot)
         if slot is None or reason:
             self.refused[reason] += 1
-            return [AskResend(packet.source)] if reason in ("gap", "unknown epoch") else []
+            waits = slot is not None and slot.announced is not None and slot.announced[0] == packet.epoch
+            asks = reason == "gap" or (reason == "unknown epoch" and not waits)
+            return [AskResend(packet.source)] if asks else []
         return self._collect(slot, packet)
 
-    def _adopt_grid(self, epoch: int, grid: Grid) -> None:
-        """A newer epoch begins: sums on the old grid do not add to it, so every child starts again from a snapshot."""
-        if epoch <= self.epoch:
-            if epoch < self.epoch:
-                self.refused["old epoch"] += 1
-            elif grid != self.grid:
-                self.refused["conflicting grid"] += 1
-            return
+    def _announced(self, child: str, epoch: int, grid: Grid) -> list[Output]:
+        """Remember which epoch a child is on; only the latest word of each child."""
+        slot = self.slots.get(child)
+        if slot is None:
+            self.refused["not a child"] += 1
+            return []
+        if epoch <= self.epoch and (epoch, grid) != (self.epoch, self.grid) and self._agreed(self.epoch, self.grid):
+            self.refused["old epoch" if epoch < self.epoch else "conflicting grid"] += 1
+            return []
+        slot.announced = epoch, grid
+        if self.epoch < 0:
+            self._begin_epoch(epoch, grid)
+            return []
+        return [ask for ask in self._follow_majority() if ask != AskResend(child)]  # its snapshot comes next
+
+    def _agreed(self, epoch: int, grid: Grid) -> bool:
+        return 2 * sum(s.announced == (epoch, grid) for s in self.slots.values()) > len(self.slots)
+
+    def _follow_majority(self) -> list[Output]:
+        """Open the epoch that more than half of the children are on; their snapshots came too early and are due again.
+
+        An announcement is not bounded to the next epoch: leaves open two at once when a batch brings two new features.
+        """
+        current = (self.epoch, self.grid)
+        words = Counter(s.announced for s in self.slots.values() if s.announced not in (None, current))
+        for announced in words:
+            if announced is not None and self._agreed(*announced):
+                self._begin_epoch(*announced)
+                return [AskResend(child) for child, slot in self.slots.items() if slot.announced == announced]
+        return []
+
+    def _begin_epoch(self, epoch: int, grid: Grid) -> None:
+        """Sums on the old grid do not add to those on the new one, so every child starts again from a snapshot."""
         self.epoch, self.grid = epoch, grid
         self.total = Summary.empty(epoch, len(grid))
         for slot in self.slots.values():
@@ -194,7 +226,7 @@ class Aggregator:
         self._sent, self._sent_ns, self._changed, self._snapshot_due = self.total, now_ns, False, False
         self.sent_packets += len(out)
         self.sent_bytes += sum(map(len, out))
-        return [Upward(self.parent, body) for body in out]
+        return [Upward(self.parent, body, self.id) for body in out]
 
     # ---- about the whole fleet
 

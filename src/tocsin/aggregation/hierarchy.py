@@ -97,7 +97,8 @@ class Hierarchy:
 
     def _tell(self, node_id: str, what: Attach | Detach | Adopt | ResendAsked) -> None:
         self.control += 1
-        self.nodes[node_id].step(self._now_ns, what)
+        for child in self._deliver(self._now_ns, self.nodes[node_id].step(self._now_ns, what)):
+            self._ask_again(child)
 
     def _ask_again(self, child: str) -> None:
         """Ask an inner node, or the leaves of a region, for a snapshot."""
@@ -172,7 +173,7 @@ class Hierarchy:
             self.largest_packet = max(self.largest_packet, len(output.body))
             if isinstance(output, Upward):
                 self.packets += 1
-                asked += self._deliver(now_ns, self.nodes[output.to].step(now_ns, Arrived(output.body)))
+                asked += self._deliver(now_ns, self.nodes[output.to].step(now_ns, Arrived(output.body, output.child)))
             elif output.child in self.nodes:
                 self.packets_down += 1
                 self._deliver(now_ns, self.nodes[output.child].step(now_ns, FromAbove(output.body)))

@@ -365,7 +365,7 @@ class LeafSummaries:
                 counts=change.counts, actions=change.actions,
             )
         )  # fmt: skip
-        return [Upward(region, body) for body in bodies]
+        return [Upward(region, body, leaf_source(region)) for body in bodies]
 
 
 def _column(rows: _Rows, name: str) -> F64:

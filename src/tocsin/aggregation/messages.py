@@ -6,9 +6,14 @@ import msgspec
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """A packet from below (see wire/update.py); its content is not trusted."""
+    """A packet from below (see wire/update.py); its content is not trusted.
+
+    `child` is whom the host saw it come from, "" where it cannot tell: such a packet may add to a sum, by the name
+    that is in it, but not announce an epoch.
+    """
 
     body: bytes
+    child: str = ""
 
 
 class Attach(msgspec.Struct, frozen=True):
@@ -38,10 +43,11 @@ class Flush(msgspec.Struct, frozen=True):
 
 
 class Upward(msgspec.Struct, frozen=True):
-    """Effect: deliver `body` to node `to`, one level up."""
+    """Effect: deliver `body` as `Arrived` from `child`, which states it, to node `to`, one level up."""
 
     to: str
     body: bytes
+    child: str
 
 
 class FromAbove(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ of preference. A node runs on the first of them that is up. A machine that stays
 up: the next one starts the node empty, its children state themselves anew, its parent forgets what the lost one had
 contributed. Only the parent, the children and the two machines take part. When the preferred machine is back, the node
 returns to it the same way. Views of who is up may differ for a while; then a sum is old, never wrong, since a
-parent takes a node's word only from the machine that it believes to run it.
+parent takes a node's word only from the machine that it believes to run it, and a child its parent's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from tocsin.aggregation.messages import (
 )
 from tocsin.errors import WireError
 from tocsin.runtime.tcp_bus import TcpBus
-from tocsin.wire import update as wire
 
 UP, DOWN, RESEND = 0, 1, 2
 PATIENCE_SECONDS = 5.0  # shorter: a restart moves nodes about; longer: sums are old for longer
@@ -90,6 +89,7 @@ class TreeHost:
         self.failovers = 0  # changes of which machine runs a node that this one has to do with
         self._plan = plan
         self._leaves = leaves
+        self._parent_of = {child: name for name, place in plan.items() for child in place.children}
         self._now_ns = now_ns
         self._to_leaf = to_leaf
         self._patience = patience_seconds
@@ -131,41 +131,40 @@ class TreeHost:
     def received(self, peer: int, frame: bytes) -> None:
         """A frame from another machine, see `_frame`."""
         try:
-            kind, targets, bodies = _open(frame)
-            events = [event for body in bodies if (event := self._event(kind, peer, body)) is not None]
+            kind, names, bodies = _open(frame)
+            if kind not in (UP, DOWN, RESEND) or (kind == UP and len(names) != 2):
+                raise WireError("a frame of no known kind")
         except (IndexError, UnicodeDecodeError, WireError):
             self.refused["malformed"] += 1
             return
-        for target in targets:
-            self._take(kind, target, events)
+        if kind == UP:
+            self._take_up(peer, *names, bodies)
+            return
+        events: list[Input] = [FromAbove(body) if kind == DOWN else ResendAsked() for body in bodies]
+        for target in names:
+            parent = self._parent_of.get(target, "")
+            if parent and self._runs[parent] != peer:
+                self.refused["not from where the parent runs"] += 1
+            elif target in self.nodes:
+                self._step(target, events)
+            elif self._leaves.get(target) == self.me and self._to_leaf is not None:
+                for event in events:
+                    self._to_leaf(target, event)
+            else:
+                self.refused["no such node here"] += 1
 
-    def _take(self, kind: int, target: str, events: list[Input]) -> None:
-        if target in self.nodes:
-            self._step(target, events)
-        elif self._leaves.get(target) == self.me and self._to_leaf is not None and kind != UP:
-            for event in events:
-                self._to_leaf(target, event)
-        else:
+    def _take_up(self, peer: int, target: str, child: str, bodies: list[bytes]) -> None:
+        if target not in self.nodes:
             self.refused["no such node here"] += 1
-
-    def _event(self, kind: int, peer: int, body: bytes) -> Input | None:
-        if kind == DOWN:
-            return FromAbove(body)
-        if kind == RESEND:
-            return ResendAsked()
-        if kind != UP:
-            raise WireError("a frame of no known kind")
-        if body[:2] == b"TU":
-            source = wire.peek(body).source
-            if self._runs.get(source, self._leaves.get(source)) != peer:
-                self.refused["not from where the child runs"] += 1
-                return None
-        return Arrived(body)
+        elif self._runs.get(child, self._leaves.get(child)) != peer:
+            self.refused["not from where the child runs"] += 1
+        else:
+            self._step(target, [Arrived(body, child) for body in bodies])
 
     def send_up(self, leaf: str, region: str, packets: Iterable[bytes]) -> None:
         """State something for a leaf on this machine."""
         assert self._leaves[leaf] == self.me
-        self._send(self._runs[region], _frame(UP, [region], _packed(packets)))
+        self._send(self._runs[region], _frame(UP, [region, leaf], _packed(packets)))
 
     # ---- out
 
@@ -180,15 +179,18 @@ class TreeHost:
 
         At 1000 leaves, frames are what propagation costs.
         """
+        up: dict[tuple[str, str], list[bytes]] = {}
         to: dict[tuple[int, str], list[bytes]] = {}
         for output in outputs:
             match output:
-                case Upward(name, body):
-                    to.setdefault((UP, name), []).append(body)
+                case Upward(name, body, child):
+                    up.setdefault((name, child), []).append(body)
                 case Downward(name, body):
                     to.setdefault((DOWN, name), []).append(body)
                 case AskResend(name):
                     to[RESEND, name] = [b""]
+        for (name, child), bodies in up.items():
+            self._send(self._runs[name], _frame(UP, [name, child], _packed(bodies)))
         frames: dict[tuple[int, int, tuple[int, ...]], tuple[list[str], list[bytes]]] = {}
         for (kind, name), bodies in to.items():
             host = self._runs[name] if name in self._runs else self._leaves[name]
@@ -273,7 +275,10 @@ class TreeHost:
 
 
 def _frame(kind: int, names: list[str], packed: bytes) -> bytes:
-    """Kind, number of targets, their names, each behind its length in a byte, then packets."""
+    """Kind, number of names, these, each behind its length in a byte, then packets.
+
+    The names are targets; of a frame that goes up, the target and the child that states it.
+    """
     targets = b"".join(bytes((len(raw),)) + raw for raw in map(str.encode, names))
     return bytes((kind, len(names))) + targets + packed
 
