@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tocsin.aggregation.aggregator import Aggregator
+from tocsin.aggregation.fleet_view import statement
 from tocsin.aggregation.hierarchy import Hierarchy
-from tocsin.aggregation.messages import Arrived, FromAbove
+from tocsin.aggregation.messages import Arrived, Downward, FromAbove
 from tocsin.aggregation.tree import REGION
 from tocsin.dashboard.metrics import ALARMS, COUNTERS, GAUGES, metrics_text
 from tocsin.model.baseline import Level
@@ -169,6 +170,17 @@ def test_what_is_said_from_above_is_checked_too(hierarchy: Hierarchy) -> None:
     region = next(n for n in hierarchy.nodes.values() if n.level == REGION)
     assert region.step(0, FromAbove(b"TU\x01nonsense")) == []
     assert hierarchy.state()["refused"] == {"malformed": 1}
+
+
+def test_a_statement_from_the_future_is_refused_counted_and_does_not_stop_the_next(hierarchy: Hierarchy) -> None:
+    region = next(n for n in hierarchy.nodes.values() if n.level == REGION)
+    packets = statement(region.total, region.grid, level=3, seq=1 << 62, as_of_ms=0, agents=30)
+    out = [output for body in packets for output in region.step(2 * SECOND, FromAbove(body))]
+    assert [output.body for output in out if isinstance(output, Downward)] == packets[:1]  # the grid it has anyway
+    assert hierarchy.state()["refused"] == {"ahead of the clock": 1}
+    hierarchy.observe(batch(seed=1))
+    hierarchy.pump(3 * SECOND)
+    assert region.fleet.seq == hierarchy.fleet_known_to("a0").seq == 3 * SECOND
 
 
 def test_the_metrics_name_every_reason(hierarchy: Hierarchy) -> None:

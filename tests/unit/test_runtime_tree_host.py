@@ -69,7 +69,7 @@ class Machine:
 
     def heard(self, leaf: str, event: Input) -> None:
         if isinstance(event, FromAbove):
-            self.view.accept(event.body)
+            self.view.accept(event.body, time.monotonic_ns())
         elif isinstance(event, ResendAsked):
             self.state(self.seen, wire.SNAPSHOT)
         self.news.set()

@@ -98,7 +98,7 @@ class Aggregator:
             case ResendAsked():
                 self._snapshot_due = True
             case FromAbove(body):
-                return self._pass_down(body) if self.fleet.accept(body) else []
+                return self._pass_down(body) if self.fleet.accept(body, now_ns) else []
             case Flush():
                 return self._flush(now_ns) if self.parent else self._state(now_ns)
         return []
@@ -146,9 +146,9 @@ class Aggregator:
         An announcement is not bounded to the next epoch: leaves open two at once when a batch brings two new features.
         """
         current = (self.epoch, self.grid)
-        words = Counter(s.announced for s in self.slots.values() if s.announced not in (None, current))
+        words = dict.fromkeys(s.announced for s in self.slots.values() if s.announced not in (None, current))
         for announced in words:
-            if announced is not None and self._agreed(*announced):
+            if self._agreed(*announced):
                 self._begin_epoch(*announced)
                 return [AskResend(child) for child, slot in self.slots.items() if slot.announced == announced]
         return []
@@ -236,10 +236,10 @@ class Aggregator:
             return []
         self._sent_ns, self._changed, self._snapshot_due = now_ns, False, False
         packets = statement(
-            self.total, self.grid, level=self.level, seq=max(now_ns, self.fleet.seq + 1), as_of_ms=self.as_of_ms,
+            self.total, self.grid, level=self.level, seq=self.fleet.next_seq(now_ns), as_of_ms=self.as_of_ms,
             agents=self.agents,
         )  # fmt: skip
-        return [output for body in packets if self.fleet.accept(body) for output in self._pass_down(body)]
+        return [output for body in packets if self.fleet.accept(body, now_ns) for output in self._pass_down(body)]
 
     def _pass_down(self, body: bytes) -> list[Output]:
         self.sent_packets += len(self.slots)

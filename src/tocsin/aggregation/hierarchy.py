@@ -179,7 +179,7 @@ class Hierarchy:
                 self._deliver(now_ns, self.nodes[output.child].step(now_ns, FromAbove(output.body)))
             else:
                 self.packets_down += 1
-                self.leaves.view(output.child).accept(output.body)
+                self.leaves.view(output.child).accept(output.body, now_ns)
         return asked
 
     # ---- down

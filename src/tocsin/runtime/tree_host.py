@@ -69,7 +69,8 @@ def neighbours(plan: Mapping[str, Place], leaves: Mapping[str, int], me: int) ->
 class TreeHost:
     """Machine `me`. Call `attach` with its bus, then `changed` is the bus's `on_change`, `received` its `on_message`.
 
-    `leaves`: leaf -> the machine it is on. `to_leaf` is told what arrives for leaves on this one.
+    `leaves`: leaf -> the machine it is on. `to_leaf` is told what arrives for leaves on this one. `now_ns`: a
+    clock that all machines share within `fleet_view.AHEAD_NS`; a root whose clock is further ahead is not listened to.
     """
 
     def __init__(
@@ -138,7 +139,8 @@ class TreeHost:
             self.refused["malformed"] += 1
             return
         if kind == UP:
-            self._take_up(peer, *names, bodies)
+            target, child = names
+            self._take_up(peer, target, child, bodies)
             return
         events: list[Input] = [FromAbove(body) if kind == DOWN else ResendAsked() for body in bodies]
         for target in names:
