@@ -188,6 +188,22 @@ def test_a_cluster_is_the_sum_of_its_parts() -> None:
         assert baseline_json.decode(baseline_json.encode(got)) == got
 
 
+def test_who_left_and_is_back_counts_again_with_its_history() -> None:
+    hierarchy = Hierarchy(flush_ns=0)
+    hierarchy.observe(fleet(30, 900))
+    whole = hierarchy.establish([], Level.GLOBAL)
+    own = hierarchy.establish(["a3"], Level.AGENT).samples
+    hierarchy.leave("a3")
+    assert hierarchy.establish([], Level.GLOBAL).samples == whole.samples - own
+    with pytest.raises(UnknownAgent):
+        hierarchy.region_of("a3")
+    hierarchy.observe(batch(["a3", "a4"], np.zeros((2, 3)), ("f0", "f1", "f2")))
+    got = hierarchy.establish([], Level.GLOBAL)
+    assert (got.agents, got.samples) == (30, whole.samples + 2)
+    assert hierarchy.establish(["a3"], Level.AGENT).samples == own + 1
+    assert hierarchy.root_equals_leaf_sum()
+
+
 def test_live_events_do_not_move_the_reference() -> None:
     hierarchy = Hierarchy()
     hierarchy.observe(fleet(30, 900))

@@ -49,6 +49,7 @@ class TwinMachine(RuleBasedStateMachine):
     def begin(self, seed: int, flush_seconds: int) -> None:
         self.hierarchy, self.now, self.made = Hierarchy(flush_ns=flush_seconds * SECOND), SECOND, 0
         self.rows: dict[str, list[tuple[list[float], int]]] = {}
+        self.gone: dict[str, list[tuple[list[float], int]]] = {}  # what those did who left
         self.act(seed, 60, 460, 0.1, 5.0)  # more than the rows that a grid is fitted from
 
     @rule(seed=st.integers(0, 1 << 30), new=st.integers(0, 150), old=st.integers(0, 60), gaps=st.floats(0, 0.6),
@@ -60,7 +61,9 @@ class TwinMachine(RuleBasedStateMachine):
         known = list(self.rows) + fresh
         if not known:
             return
-        who = fresh + [known[int(k)] for k in rng.integers(0, len(known), old)]
+        self.observe(rng, fresh + [known[int(k)] for k in rng.integers(0, len(known), old)], gaps, scale)
+
+    def observe(self, rng: np.random.Generator, who: list[str], gaps: float, scale: float) -> None:
         if rng.random() < 0.5:
             who.sort()  # runs of one agent's rows go another way through the leaves
         values = rng.standard_t(3, (len(who), 3)) * scale
@@ -75,14 +78,23 @@ class TwinMachine(RuleBasedStateMachine):
             group=rng.integers(0, 3, n).astype(np.int32), feature_names=("f", "g", "h"), values=values,
         ))  # fmt: skip
         for agent, row, code in zip(who, values.tolist(), action.tolist(), strict=True):
-            self.rows.setdefault(agent, []).append((row, code))
+            self.rows.setdefault(agent, self.gone.pop(agent, [])).append((row, code))
 
-    @rule(seed=st.integers(0, 1 << 30), share=st.floats(0, 0.7))
-    def leave(self, seed: int, share: float) -> None:
+    @rule(seed=st.integers(0, 1 << 30), share=st.floats(0, 0.7), back=st.booleans())
+    def leave(self, seed: int, share: float, back: bool) -> None:
         rng = np.random.default_rng(seed)
         for agent in [a for a in self.rows if rng.random() < share]:
             self.hierarchy.leave(agent)
-            del self.rows[agent]
+            self.gone[agent] = self.rows.pop(agent)
+        if back:
+            self.some_return(seed, 1)
+
+    @rule(seed=st.integers(0, 1 << 30), times=st.integers(1, 3))
+    def some_return(self, seed: int, times: int) -> None:
+        rng = np.random.default_rng(seed)
+        back = [agent for agent in self.gone if rng.random() < 0.5]
+        if back:
+            self.observe(rng, back * times, 0.1, 5.0)
 
     @precondition(lambda self: self.rows)
     @rule(seed=st.integers(0, 1 << 30), group=st.sampled_from(["x", "y", "elsewhere"]))
@@ -109,6 +121,7 @@ class TwinMachine(RuleBasedStateMachine):
         self.hierarchy.pump(self.now)
         leaves = self.hierarchy.leaves
         rows = [row for own in self.rows.values() for row in own]
+        assert len(self.hierarchy.tree) == len(self.rows)
         root = self.hierarchy.nodes[self.hierarchy.tree.root]
         assert root.total.canonical() == twin(leaves.grid, leaves.epoch, rows)
         view = self.hierarchy.fleet_known_to(next(iter(self.rows))).read() if self.rows else None
@@ -116,4 +129,4 @@ class TwinMachine(RuleBasedStateMachine):
 
 
 TestTwin = TwinMachine.TestCase
-TestTwin.settings = settings(max_examples=6, stateful_step_count=7, deadline=None)
+TestTwin.settings = settings(max_examples=9, stateful_step_count=7, deadline=None)

@@ -69,7 +69,7 @@ class Hierarchy:
                 self.tree.move(agent_id, nearest)
 
     def leave(self, agent_id: str) -> None:
-        """Take an agent out of the tree; its history stops counting towards region, zone and global."""
+        """Take an agent out of the tree; until it acts again, its history counts towards no sum but its own."""
         self.tree.leave(agent_id)
 
     def refit(self) -> None:

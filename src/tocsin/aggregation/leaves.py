@@ -202,17 +202,14 @@ class LeafSummaries:
             self._add(rows)
 
     def _rows_of_agents(self, batch: EventBatch) -> I64:
-        rows = list(map(self.row_of.get, batch.agents))
-        if None in rows:
-            for k, agent_id in enumerate(batch.agents):
-                if agent_id not in self.row_of:
-                    self._welcome(agent_id, batch, k)
-            rows = list(map(self.row_of.__getitem__, batch.agents))
-        return np.array(rows, np.int64)
+        for k, agent_id in enumerate(batch.agents):
+            if agent_id not in self.tree or agent_id not in self.row_of:
+                self._welcome(agent_id, batch, k)
+        return np.array([self.row_of[agent_id] for agent_id in batch.agents], np.int64)
 
     def _welcome(self, agent_id: str, batch: EventBatch, k: int) -> None:
-        """First sight of an agent: a row of its own, and a place in the tree."""
-        row = self.row_of[agent_id] = len(self.row_of)
+        """A row of its own at first sight, and a place in the tree. Who left and is back counts with its history."""
+        row = self.row_of.setdefault(agent_id, len(self.row_of))
         if row >= self.seen.shape[0]:
             grow = self.seen.shape[0]
             for name in ("seen", "_moments", "_cells", "_actions", "_touched"):
