@@ -51,7 +51,6 @@ class Hierarchy:
         self._flush_ns = flush_ns
         self._pumped_ns = -(1 << 62)
         self._now_ns = 0
-        self._saturating: tuple[str, ...] = ()
 
     def observe(self, batch: EventBatch) -> None:
         """Count a batch at the leaves."""
@@ -127,7 +126,6 @@ class Hierarchy:
 
     def _climb(self, now_ns: int) -> None:
         self._pumped_ns = now_ns
-        self._saturating = self.leaves.saturating()
         changes = self.tree.drain()
         self._follow(changes.parents)
         for rounds in range(2):  # a second round answers requests for snapshots
@@ -277,7 +275,7 @@ class Hierarchy:
             "control": self.control,
             "bytes": self.bytes,
             "largest_packet": self.largest_packet, "refused": dict(refused),
-            "saturating": list(self._saturating), "tree_operations": self.tree.operations,
+            "saturating": list(self.leaves.saturating()), "tree_operations": self.tree.operations,
         }  # fmt: skip
 
 

@@ -85,6 +85,7 @@ class LeafSummaries:
         self.epoch = -1
         self.grid = Grid((), (), ())
         self.row_of: dict[str, int] = {}
+        self._agents: list[str] = []  # by row
         self.seen = np.zeros(64, np.int64)  # (capacity,) events of every phase
         self.refused: Counter[str] = Counter()  # numbers and batches that were not counted, by reason
         self._fit_rows = fit_rows
@@ -210,6 +211,8 @@ class LeafSummaries:
     def _welcome(self, agent_id: str, batch: EventBatch, k: int) -> None:
         """A row of its own at first sight, and a place in the tree. Who left and is back counts with its history."""
         row = self.row_of.setdefault(agent_id, len(self.row_of))
+        if row == len(self._agents):
+            self._agents.append(agent_id)
         if row >= self.seen.shape[0]:
             grow = self.seen.shape[0]
             for name in ("seen", "_moments", "_cells", "_actions", "_touched"):
@@ -318,7 +321,10 @@ class LeafSummaries:
 
     def view(self, source: str) -> FleetView:
         """What the leaves that report as `source` (see `leaf_source`) were told about the whole fleet."""
-        return self._views.setdefault(source, FleetView())
+        view = self._views.get(source)
+        if view is None:
+            view = self._views[source] = FleetView()
+        return view
 
     def resend(self, region: str) -> None:
         """`region` has lost track: the next flush sends it a snapshot."""
@@ -329,12 +335,12 @@ class LeafSummaries:
         """Updates for every region whose agents acted, moved (`moved`, from `Tree.drain`) or were silent long."""
         if self.epoch < 0:
             return []
-        names = list(self.row_of)
         dirty = dict(moved)
-        for row in np.flatnonzero(self._touched[: len(names)]).tolist():
-            if names[row] in self.tree:
-                dirty[self.tree.region_of(names[row])] = None
-        self._touched[:] = False
+        touched = np.flatnonzero(self._touched)
+        for row in touched.tolist():
+            if self._agents[row] in self.tree:
+                dirty[self.tree.region_of(self._agents[row])] = None
+        self._touched[touched] = False
         out: list[Upward] = []
         for node in self.tree.at_level(1):
             sent = self._sent.get(node.id)

@@ -47,6 +47,7 @@ class Tree:
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
+        self._levels: dict[int, dict[str, Node]] = {}
         self.root = ""
         self.operations = 0
         self._region_of: dict[str, str] = {}
@@ -85,7 +86,8 @@ class Tree:
         return region if level == REGION else self.nodes[region].parent
 
     def at_level(self, level: int) -> list[Node]:
-        return [n for n in self.nodes.values() if n.level == level]
+        """In order of creation."""
+        return list(self._levels.get(level, {}).values())
 
     @property
     def depth(self) -> int:
@@ -147,7 +149,7 @@ class Tree:
     def _new(self, level: int) -> Node:
         self._made += 1
         node = Node(f"{'rzg'[min(level, 3) - 1]}{self._made}", level)
-        self.nodes[node.id] = node
+        self.nodes[node.id] = self._levels.setdefault(level, {})[node.id] = node
         self._changes.parents[node.id] = None
         return node
 
@@ -219,7 +221,7 @@ class Tree:
             self.root = child
 
     def _forget(self, node: Node) -> None:
-        del self.nodes[node.id]
+        del self.nodes[node.id], self._levels[node.level][node.id]
         self._changes.parents[node.id] = None
 
     def _split(self, node: Node) -> None:

@@ -276,6 +276,7 @@ def encode(update: Update) -> list[bytes]:
     ]
 
 
+@lru_cache(maxsize=64)  # what goes down the tree is one object for every child
 def peek(raw: bytes) -> Head:
     """The head alone; the numbers behind it may still turn out not to decode. Raises `WireError` (`TooLarge`)."""
     return _head(raw)[0]
