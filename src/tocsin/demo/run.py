@@ -301,7 +301,7 @@ class _Run:
         """Run the sender process for one part; returns the number of spans it sent."""
         fleet = self._options.fleet
         command = [
-            sys.executable, "-m", "tocsin.demo.sender", "--endpoint", self._server.url, "--part", part,
+            sys.executable, "-P", "-m", "tocsin.demo.sender", "--endpoint", self._server.url, "--part", part,
             "--fleet", fleet.fleet, "--size", str(fleet.size), "--share", str(fleet.compromised_share),
             "--seed", str(fleet.seed),
         ]  # fmt: skip

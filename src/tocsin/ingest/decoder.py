@@ -35,7 +35,7 @@ class Decoder:
         self._socket, theirs = socket.socketpair()
         with theirs:
             program = "from tocsin.ingest.intake import main; main()"
-            command = [sys.executable, "-c", program, str(theirs.fileno())]
+            command = [sys.executable, "-P", "-c", program, str(theirs.fileno())]
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
             )
