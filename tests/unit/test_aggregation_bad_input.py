@@ -12,6 +12,7 @@ import pytest
 from tocsin.aggregation.aggregator import Aggregator
 from tocsin.aggregation.fleet_view import statement
 from tocsin.aggregation.hierarchy import Hierarchy
+from tocsin.aggregation.leaves import leaf_source
 from tocsin.aggregation.messages import Arrived, Downward, FromAbove
 from tocsin.aggregation.tree import REGION
 from tocsin.dashboard.metrics import ALARMS, COUNTERS, GAUGES, metrics_text
@@ -181,6 +182,29 @@ def test_a_statement_from_the_future_is_refused_counted_and_does_not_stop_the_ne
     hierarchy.observe(batch(seed=1))
     hierarchy.pump(3 * SECOND)
     assert region.fleet.seq == hierarchy.fleet_known_to("a0").seq == 3 * SECOND
+
+
+def test_what_was_refused_stays_counted_when_nodes_fail_and_are_merged_away() -> None:
+    hierarchy = Hierarchy(flush_ns=0)
+    agents = tuple(f"a{k}" for k in range(120))
+    hierarchy.observe(replace(batch(), agents=agents, agent=(np.arange(600) % 120).astype(np.int32)))
+    hierarchy.pump(SECOND)
+    regions = [n for n in hierarchy.nodes.values() if n.level == REGION]
+    assert len(regions) > 2
+    for region in regions:
+        region.step(0, Arrived(b"nonsense"))
+        region.step(0, FromAbove(b"nonsense"))
+        hierarchy.leaves.view(leaf_source(region.id)).accept(b"nonsense", 0)
+    expected = {"malformed": 3 * len(regions)}
+    assert hierarchy.state()["refused"] == expected
+    hierarchy.fail_over(regions[0].id)
+    assert hierarchy.state()["refused"] == expected
+    for agent in agents[:100]:
+        hierarchy.leave(agent)
+    hierarchy.pump(2 * SECOND)
+    hierarchy.pump(3 * SECOND)
+    assert sum(n.level == REGION for n in hierarchy.nodes.values()) < len(regions)
+    assert hierarchy.state()["refused"] == expected
 
 
 def test_the_metrics_name_every_reason(hierarchy: Hierarchy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ class Hierarchy:
         self.control = 0  # messages about who is whose parent or child, requests for snapshots among them
         self.bytes = 0
         self.largest_packet = 0
+        self._refused: Counter[str] = Counter()  # by nodes that are no more
         self._flush_ns = flush_ns
         self._pumped_ns = -(1 << 62)
         self._now_ns = 0
@@ -81,6 +83,7 @@ class Hierarchy:
     def fail_over(self, node_id: str) -> None:
         """Replace a failed aggregator by an empty one: only its parent and children take part in the recovery."""
         node = self.tree.nodes[node_id]
+        self._forget(node_id)
         self.nodes[node_id] = Aggregator(node_id, node.level)
         if node.level == REGION:
             self._tell(node_id, Attach(leaf_source(node_id)))
@@ -148,7 +151,7 @@ class Hierarchy:
             if mine is not None and moved and mine.parent in self.nodes:
                 self._tell(mine.parent, Detach(node_id))
             if node is None:
-                self.nodes.pop(node_id, None)
+                self._forget(node_id)
             elif mine is None:
                 self.nodes[node_id] = Aggregator(node_id, node.level)
                 if node.level == REGION:
@@ -159,6 +162,12 @@ class Hierarchy:
                 self._tell(node_id, Adopt(node.parent))
                 if node.parent:
                     self._tell(node.parent, Attach(node_id))
+
+    def _forget(self, node_id: str) -> None:
+        """Remove a node; what it refused stays counted."""
+        node = self.nodes.pop(node_id, None)
+        if node is not None:
+            self._refused += node.refused + node.fleet.refused
 
     def _deliver(self, now_ns: int, outputs: list[Output] | list[Upward]) -> list[str]:
         """Returns the children that were asked for a snapshot."""
@@ -262,7 +271,7 @@ class Hierarchy:
 
     def state(self) -> dict[str, Any]:
         """Counts for display."""
-        refused = self.leaves.refused.copy()
+        refused = self._refused + self.leaves.all_refused()
         for node in self.nodes.values():
             for counts in (node.refused, node.fleet.refused):
                 if counts:

@@ -326,6 +326,14 @@ class LeafSummaries:
             view = self._views[source] = FleetView()
         return view
 
+    def all_refused(self) -> Counter[str]:
+        """What was refused here, statements about the fleet among it."""
+        refused = self.refused.copy()
+        for view in self._views.values():
+            if view.refused:
+                refused.update(view.refused)
+        return refused
+
     def resend(self, region: str) -> None:
         """`region` has lost track: the next flush sends it a snapshot."""
         if region in self._sent:
@@ -351,7 +359,9 @@ class LeafSummaries:
                 out += self._report(node.id, list(node.children), sent, now_ns)
         for gone in [r for r in self._sent if r not in self.tree.nodes]:
             del self._sent[gone]
-            self._views.pop(leaf_source(gone), None)
+            view = self._views.pop(leaf_source(gone), None)
+            if view is not None:
+                self.refused += view.refused
         return out
 
     def _report(self, region: str, members: list[str], sent: _Sent, now_ns: int) -> list[Upward]:
