@@ -11,7 +11,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from tocsin.ingest.decoder import Decoder
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 SHUTDOWN_SECONDS = 5
 WATCH_SECONDS = 0.5
 COLLECT = (50_000, 50, 50)  # allocations before a collection: decoding makes many objects and few cycles
@@ -161,14 +163,14 @@ class TocsinServer:
 
         Raises StorageError where it ended because nothing can be made durable, or judged, any more.
 
+        From its end on this process ignores both signals: an impatient second one must not break off the finishing.
+
         The web server runs on a thread of its own because it would raise the signal again when it has stopped, and
         what was accepted must still be finished after that.
         """
         stop = threading.Event()
-        before = {
-            number: signal.signal(number, lambda _number, _frame: stop.set())
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        for number in STOPPING:
+            signal.signal(number, lambda _number, _frame: stop.set())
         try:
             self.run_in_thread()
             while not stop.wait(WATCH_SECONDS):
@@ -176,8 +178,8 @@ class TocsinServer:
                 if self._thread is None or not self._thread.is_alive():
                     break
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in STOPPING:
+                signal.signal(number, signal.SIG_IGN)
 
     def run_in_thread(self) -> None:
         """Serve on a thread of its own."""
@@ -186,17 +188,35 @@ class TocsinServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving, finish what was accepted, release everything. Safe to call at any stage."""
-        if self._uvicorn is not None:
-            self._uvicorn.should_exit = True
-        if self._thread is not None:
-            self._thread.join()
-        if self._decoder is not None:
-            self._decoder.close()
-        self.service.stop()
-        self.data.endpoint.unlink(missing_ok=True)
-        self._socket.close()
-        self.data.close()
+        """Stop serving, finish what was accepted, release everything. Safe to call at any stage.
+
+        SIGINT and SIGTERM are ignored meanwhile.
+        """
+        with _undisturbed():
+            if self._uvicorn is not None:
+                self._uvicorn.should_exit = True
+            if self._thread is not None:
+                self._thread.join()
+            if self._decoder is not None:
+                self._decoder.close()
+            self.service.stop()
+            self.data.endpoint.unlink(missing_ok=True)
+            self._socket.close()
+            self.data.close()
+
+
+@contextmanager
+def _undisturbed() -> Generator[None]:
+    """SIGINT and SIGTERM are ignored; does nothing where it cannot, which is off the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def open_server(
