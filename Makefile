@@ -51,6 +51,7 @@ demo: $(STAMP) ## a fleet, an attack, a lying monitor and a certified verdict, o
 	$(BIN)/tocsin demo
 
 bench: $(STAMP) ## measure everything and rewrite docs/benchmarks.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.lock
 	$(BIN)/python -m benchmarks.run_all
 	$(BIN)/python tools/known_power.py
 

@@ -20,6 +20,7 @@ test:
 TOCSIN = """#!/bin/sh
 case "$1" in
 demo) test "$2 $3 $4 $5 $7" = "--fleet synthetic --no-browser --data --json" || exit 2
+      echo "$RESULT"
       for text in $VERDICTS; do mkdir -p "$6/certificates"; echo $text > "$6/certificates/$text.cert.json"; done ;;
 verify) grep -q ^valid "$2" ;;
 esac
@@ -38,18 +39,35 @@ def checkout(tmp_path: Path, repository: Path) -> Path:
     return tmp_path
 
 
-def run(checkout: Path, verdicts: str) -> tuple[int, str]:
+GOOD = '{"precision": {"hits": 3, "total": 3}, "lying_monitor": {"believed": false}}'
+
+
+def run(checkout: Path, verdicts: str, result: str = GOOD) -> tuple[int, str]:
     environ = {
         key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "PYTEST_ADDOPTS")
     }
-    result = subprocess.run(
+    done = subprocess.run(
         [str(checkout / ".ci" / "run")],
-        env={**environ, "VERDICTS": verdicts},
+        env={**environ, "VERDICTS": verdicts, "RESULT": result},
         capture_output=True,
         text=True,
         check=False,
     )
-    return result.returncode, result.stdout + result.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("result", "complaint"),
+    [
+        (GOOD.replace("false", "true"), "believed"),
+        (GOOD.replace('"hits": 3', '"hits": 0'), "no verdict of the demonstration was right"),
+        ("{}", "believed"),
+    ],
+)
+def test_a_demonstration_that_shows_the_wrong_thing_fails(checkout: Path, result: str, complaint: str):
+    code, output = run(checkout, "valid-1", result)
+    assert code == 1
+    assert complaint in output
 
 
 def test_the_last_line_says_what_ran(checkout: Path):

@@ -7,6 +7,8 @@ from pathlib import Path
 from tocsin.cli.out import bold, note, percent, safe, say, say_json
 from tocsin.errors import InputError, VerificationError, WireError
 
+NOT_COVERED = ("decided_ms", "reasons", "dissent")  # fields of a certificate beside what monitors signed
+
 
 def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None:
     """Print what the certificate proves; raises VerificationError (exit 3) when it does not hold."""
@@ -48,6 +50,7 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
         "quorum": trusted.quorum,
         "alpha_ppm": verdict.entry.alpha_ppm,
         "fleet_size": verdict.entry.fleet_size,
+        "not_covered": list(NOT_COVERED),
     }
     if as_json:
         say_json(result)
@@ -59,6 +62,7 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
     )
     say(f"  signed by monitors {', '.join(map(str, signers))} of {trusted.n}; {trusted.quorum} were needed")
     say(f"  epoch {verdict.epoch} of {safe(trusted.net)}; level {level}")
+    say(f"  not covered by the signatures, the word of whoever wrote the file: {', '.join(NOT_COVERED)}")
     if roster is None:
         note(
             "checked against the keys that the certificate names itself: anybody can make such a file. "

@@ -39,7 +39,7 @@ SLOTS = 4  # sessions an agent can have open at once
 MAX_TOOL_NAME = 64  # characters of it in a reason
 MIN_SESSIONS = 20  # baseline sessions below which nothing is judged
 LOG_P_FLOOR = -27.0
-BEYOND = 10.0  # p >= 1 / (BEYOND m^2): m scores tell 1 / m, a tail fitted to them hardly more than that again
+BEYOND = 3.0  # p >= 1 / m^BEYOND: m scores tell 1 / m; a fleet of few agents reaches no alarm without a tail's word
 SHOWN = 16  # tools that are remembered for the bets they won
 
 
@@ -280,7 +280,7 @@ def _judge(
 ) -> None:
     width = top.shape[1] - 1
     features, part = np.empty(width), np.empty(width)
-    floor = -2.0 * math.log(reference.shape[0] + 1.0) - math.log(BEYOND)
+    floor = -BEYOND * math.log(reference.shape[0] + 1.0)
     for i in range(agent.shape[0]):
         a = agent[i]
         k = _slot(a, session[i], seq[i] + 1, key, used, task, previous, tools, best, opened)
