@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest

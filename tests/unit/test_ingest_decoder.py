@@ -106,7 +106,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.broken = threading.Event()
-        self.error: TocsinError | None = None
+        self.error: Exception | None = None
 
     def room(self) -> tuple[int, int]:
         return 1_000, 0
@@ -116,7 +116,7 @@ class Sink:
         done.set_result(Admitted(len(batch), {}))
         return done
 
-    def fail(self, error: TocsinError) -> None:
+    def fail(self, error: Exception) -> None:
         self.error = error
         self.broken.set()
 
@@ -132,13 +132,43 @@ def test_a_killed_decoder_fails_what_was_asked_and_tells_the_sink() -> None:
             asking = asyncio.create_task(receiver.traces("application/x-protobuf", body(2), False))
             await asyncio.sleep(0)
             os.kill(decoder.process_id, signal.SIGKILL)
-            with pytest.raises(StorageError, match="decoder process has ended"):
+            with pytest.raises(StorageError, match="ended by signal 9: was the machine out of memory"):
                 await asyncio.wait_for(asking, PATIENCE_SECONDS)
             assert await asyncio.to_thread(sink.broken.wait, PATIENCE_SECONDS)
+            for late in (receiver.traces, receiver.logs, receiver.metrics):
+                with pytest.raises(StorageError, match="ended by signal 9"):
+                    await asyncio.wait_for(late("application/x-protobuf", b"", False), PATIENCE_SECONDS)
 
     asyncio.run(kill())
     decoder.close()
     assert isinstance(sink.error, StorageError)
+
+
+@pytest.mark.parametrize("error", [MemoryError("planted"), OSError("planted"), ValueError("planted")])
+def test_an_answer_that_cannot_be_taken_ends_it_for_everybody(error: Exception) -> None:
+    class Full(Sink):
+        def accept(self, batch: EventBatch, held: Held) -> Future[Admitted]:
+            raise error
+
+    decoder, sink = begun(), Full()
+    receiver = Receiver(sink, decoder, lambda: T0)
+
+    async def ask() -> None:
+        async with receiver.receiving():
+            first, second = (
+                asyncio.create_task(receiver.traces("application/x-protobuf", body(number), False)) for number in (1, 2)
+            )
+            with pytest.raises(InternalError, match=f"{type(error).__name__}: planted"):
+                await asyncio.wait_for(first, PATIENCE_SECONDS)
+            with pytest.raises(StorageError, match="no longer read"):
+                await asyncio.wait_for(second, PATIENCE_SECONDS)
+            with pytest.raises(StorageError, match="no longer read"):
+                await asyncio.wait_for(receiver.logs("application/x-protobuf", b"", False), PATIENCE_SECONDS)
+
+    asyncio.run(ask())
+    decoder.close()
+    assert sink.broken.is_set()
+    assert f"not taken: {type(error).__name__}: planted" in str(sink.error)
 
 
 def test_a_decoder_that_does_not_start_is_said_so() -> None:
@@ -185,6 +215,14 @@ def test_it_ends_quietly_where_the_receiver_went_half_way_through_a_question(
     serving.join(PATIENCE_SECONDS)
     assert not serving.is_alive()
     assert capsys.readouterr().err == ""
+
+
+def test_it_ends_quietly_where_the_receiver_was_killed_with_answers_unread() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"an answer")
+    ours.close()  # with something unread: a reset instead of an end
+    intake.serve(theirs)
+    assert theirs.fileno() == -1
 
 
 def test_a_fault_of_our_own_fails_one_request_and_is_printed(

@@ -7,6 +7,7 @@ wait for their trace is in the ingest log, from where the next start takes it.
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tocsin.errors import StorageError, TocsinError
+from tocsin.errors import InternalError, StorageError, TocsinError
 from tocsin.ingest.exchange import LENGTHS, Answer, Begin, Failed, Question, answer, frame
 
 END_SECONDS = 10.0
+GONE_SECONDS = 1.0  # from the end of its connection to that of the process
 T = TypeVar("T")
 
 
@@ -42,6 +44,7 @@ class Decoder:
         self._asked: deque[_Asked] = deque()
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._over = "the decoder is not connected"  # why nothing can be asked; empty while it can
 
     @property
     def process_id(self) -> int:
@@ -58,7 +61,7 @@ class Decoder:
             header_bytes, _ = LENGTHS.unpack(self._exactly(LENGTHS.size))
             reply = answer(self._exactly(header_bytes))
         except OSError as error:
-            raise _ended() from error
+            raise _over(self._end()) from error
         if isinstance(reply, Failed):
             raise reply.error()
 
@@ -74,37 +77,48 @@ class Decoder:
     async def connect(self) -> None:
         """From here on this event loop's."""
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
+        self._over = ""
 
     async def read(self) -> None:
-        """Hand out answers until cancelled. Raises StorageError when the process has ended."""
+        """Hand out answers until cancelled; however it ends, nobody waits for an answer afterwards.
+
+        Raises StorageError when the process has ended, and what went wrong with an answer: one that was not taken is
+        lost, and so nothing after it can be.
+        """
         assert self._reader is not None
         try:
             while True:
                 header_bytes, body_bytes = LENGTHS.unpack(await self._reader.readexactly(LENGTHS.size))
                 data = memoryview(await self._reader.readexactly(header_bytes + body_bytes))
-                self._hand_out(self._asked.popleft(), answer(data[:header_bytes]), data[header_bytes:])
+                self._hand_out(self._asked.popleft(), data[:header_bytes], data[header_bytes:])
         except (OSError, EOFError) as error:
-            raise _ended() from error
+            self._over = self._end()
+            raise _over(self._over) from error
         finally:
+            self._over = self._over or "the decoder's answers are no longer read"
             while self._asked:
-                _settle(self._asked.popleft().done, error=_ended())
+                _settle(self._asked.popleft().done, error=_over(self._over))
 
-    def _hand_out(self, asked: _Asked, reply: Answer, body: memoryview) -> None:
-        if isinstance(reply, Failed):
-            _settle(asked.done, error=reply.error())
-            return
+    def _hand_out(self, asked: _Asked, header: memoryview, body: memoryview) -> None:
         try:
-            _settle(asked.done, asked.then(reply, body))
+            reply = answer(header)
+            if isinstance(reply, Failed):
+                _settle(asked.done, error=reply.error())
+            else:
+                _settle(asked.done, asked.then(reply, body))
         except TocsinError as error:
             _settle(asked.done, error=error)
+        except Exception as error:
+            _settle(asked.done, error=InternalError(f"{type(error).__name__}: {error}"))
+            raise RuntimeError(f"an answer of the decoder was not taken: {type(error).__name__}: {error}") from error
 
     async def ask(self, asked: Question, body: bytes, then: Callable[[Answer, memoryview], T]) -> T:
         """What `then` makes of the answer and its body. It is called whether or not anybody still waits for it.
 
         Raises what the answer says was wrong, or StorageError where there will be none.
         """
-        if self._writer is None or self._writer.is_closing():
-            raise _ended()
+        if self._over or self._writer is None:
+            raise _over(self._over)
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._asked.append(_Asked(then, done))
         # Not drained: what may wait here is bounded by the bodies that are received at once.
@@ -114,8 +128,20 @@ class Decoder:
 
     async def disconnect(self) -> None:
         """Ask nothing more; what was asked and not answered is forgotten by both ends."""
+        self._over = self._over or "the decoder is not connected"
         if self._writer is not None:
             self._writer.close()
+
+    def _end(self) -> str:
+        """That the process has ended, and how."""
+        try:
+            code = self._process.wait(GONE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "the decoder process has ended its connection"
+        if code >= 0:
+            return f"the decoder process has ended with exit code {code}"
+        hint = ": was the machine out of memory?" if code == -signal.SIGKILL else ""
+        return f"the decoder process has ended by signal {-code}{hint}"
 
     def close(self) -> None:
         """Let the process end, and see it end."""
@@ -136,5 +162,5 @@ def _settle(done: asyncio.Future[Any], value: Any = None, *, error: TocsinError 
         done.set_exception(error)
 
 
-def _ended() -> StorageError:
-    return StorageError("the decoder process has ended", remedy="see tocsin's log, then start it again")
+def _over(why: str) -> StorageError:
+    return StorageError(why, remedy="see tocsin's log, then start it again")

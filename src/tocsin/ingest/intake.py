@@ -102,11 +102,14 @@ def serve(connection: socket.socket) -> None:
 
 def _read(incoming: BinaryIO) -> tuple[Question, bytes] | None:
     """The next question with its body; None where the other end has gone, be it half way through one."""
-    lengths = incoming.read(LENGTHS.size)
-    if len(lengths) < LENGTHS.size:
-        return None
-    header_bytes, body_bytes = LENGTHS.unpack(lengths)
-    data = incoming.read(header_bytes + body_bytes)
+    try:
+        lengths = incoming.read(LENGTHS.size)
+        if len(lengths) < LENGTHS.size:
+            return None
+        header_bytes, body_bytes = LENGTHS.unpack(lengths)
+        data = incoming.read(header_bytes + body_bytes)
+    except OSError:
+        return None  # killed with our answers unread: a reset instead of an end
     if len(data) < header_bytes + body_bytes:
         return None
     return question(data[:header_bytes]), data[header_bytes:]

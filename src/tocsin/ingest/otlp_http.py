@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from tocsin.errors import InternalError, Overloaded, StorageError, TocsinError, TooLarge, WireError
+from tocsin.errors import InternalError, Overloaded, TocsinError, TooLarge, WireError
 from tocsin.ingest.admission import DUPLICATE
 from tocsin.ingest.bodies import MAX_COMPRESSED_BYTES, MAX_INFLATED_BYTES, Bodies, TooSlow
 from tocsin.ingest.decoder import Decoder
@@ -47,7 +47,7 @@ class Sink(Protocol):
         """Done once rows and what is held are durable, as one, after everything handed over before."""
         ...
 
-    def fail(self, error: TocsinError) -> None:
+    def fail(self, error: Exception) -> None:
         """Take nothing more: what feeds this has broken."""
         ...
 
@@ -132,7 +132,7 @@ class Receiver:
     async def _read(self) -> None:
         try:
             await self._decoder.read()
-        except StorageError as error:
+        except Exception as error:  # noqa: BLE001 - whatever ended it: who goes on sending must hear of it
             self._sink.fail(error)
 
     async def _sweep_forever(self) -> None:
