@@ -44,7 +44,7 @@ def agent_rows(engine: Engine) -> list[dict[str, Any]]:
 
 
 def region_baseline(engine: Engine, region: str) -> dict[str, Any]:
-    """What an agent's region normally does: the baseline that came down the tree, in plain numbers."""
+    """What an agent's region normally does: the baseline at its node of the tree, in plain numbers."""
     found = engine.tree.baseline(Level.REGION, region)
     return {
         "region": region,
