@@ -44,6 +44,7 @@ def test_feedback_needs_the_token_is_checked_and_survives(tmp_path):
             (b'{"agent_id": "nobody", "outcome": "confirmed"}', 404),
             (b'{"agent_id": 7}', 400),
             (b"[" * 70_000, 400),
+            (b'{"agent_id": "\xff\xfe", "outcome": "confirmed"}', 400),
         ):
             assert up.post("/api/v1/feedback", body, AUTHORISED)[0] == status, body[:60]
         told = run("feedback", "quiet", "confirmed", "--note", "by hand", "--data", data, "--token", SECRET)

@@ -233,5 +233,5 @@ async def _posted(request: Request, shape: type[Body], most_bytes: int, remedy: 
             raise InputError(f"the body is larger than {most_bytes} bytes", remedy="send less at once")
     try:
         return msgspec.json.decode(bytes(body) or b"{}", type=shape)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(f"the body does not fit: {error}", remedy=remedy) from error
