@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import stat
 
 import pytest
@@ -84,8 +86,10 @@ def test_a_database_that_is_gone_is_not_silently_begun_anew(tmp_path, lost, how)
         open_datadir(tmp_path, **SETTINGS)
 
 
-def test_keys_are_never_made_over_others(tmp_path):
+@pytest.mark.parametrize("used", ["complete", "ingest.db", "certificates/v1.cert.json"])
+def test_keys_are_never_made_over_others(tmp_path, used):
     open_datadir(tmp_path, **SETTINGS).close()
+    (tmp_path / used).touch()
     before = {key.name: key.read_bytes() for key in (tmp_path / "keys").iterdir()}
     roster = (tmp_path / "roster.json").read_bytes()
     (tmp_path / "roster.json").unlink()
@@ -93,7 +97,31 @@ def test_keys_are_never_made_over_others(tmp_path):
         open_datadir(tmp_path, **SETTINGS)
     assert {key.name: key.read_bytes() for key in (tmp_path / "keys").iterdir()} == before
     (tmp_path / "roster.json").write_bytes(roster)
+    (tmp_path / used).unlink()
     open_datadir(tmp_path, **SETTINGS).close()
+
+
+@pytest.mark.parametrize("bytes_free", range(0, 700, 50))
+def test_a_first_start_on_a_full_disk_is_begun_anew_once_there_is_room(tmp_path, bytes_free):
+    """Under a limit on the size of files: the roster does not fit where the keys do; below 32 bytes no key does."""
+    data = tmp_path / "d"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_free, before[1]))
+    try:
+        open_datadir(data, **SETTINGS).close()
+        whole = True
+    except OSError:
+        whole = False
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    roster = read_roster(data) if whole else None
+    again = open_datadir(data, **SETTINGS)
+    assert roster in (None, again.roster)
+    assert not list(data.rglob("keys/*.tmp"))
+    assert len(list((data / "keys").iterdir())) == len(again.roster.keys) + 1
+    again.close()
 
 
 @pytest.mark.parametrize("salt", [None, b""])

@@ -124,7 +124,11 @@ MADE_LAST = "complete"  # exists once keys, salt, roster and databases were all 
 def _make_keys(path: Path, monitors: int, alpha_ppm: int, prior_ppm: int) -> None:
     """Keys, salt and roster of a new directory. Raises StorageCorrupt where there is anything to lose."""
     keys = path / "keys"
-    held = [*keys.glob("*"), *path.glob("*.db")]
+    used = [*path.glob("*.db"), *path.glob(MADE_LAST), *(path / "certificates").iterdir()]
+    if not used:  # a first start that did not get to its end, as on a full disk: these keys never signed anything
+        for leftover in [*keys.glob("monitor-*.seed*"), *keys.glob("digest.salt*")]:
+            leftover.unlink()
+    held = [*keys.glob("*"), *used]
     if held:
         raise StorageCorrupt(
             f"{path} has {held[0].name} and no roster.json", remedy="put the roster back, or use another directory"
