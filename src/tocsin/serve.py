@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tocsin.config import Settings
-from tocsin.errors import StorageCorrupt, StorageError, Unavailable, WireError
+from tocsin.errors import ConfigError, StorageCorrupt, StorageError, Unavailable, WireError
 from tocsin.monitor.monitor import Transform
 from tocsin.runtime.datadir import DataDir, open_datadir, write_durably
 from tocsin.runtime.service import FleetService
@@ -62,6 +62,15 @@ class BearerToken:
         await self._app(scope, receive, send)
 
 
+def _demand_sendable(token: str) -> None:
+    """Raises ConfigError where no sender could present the token: a header's value is trimmed and is ASCII."""
+    if not token.isascii() or not token.isprintable() or token != token.strip():
+        raise ConfigError(
+            "server.token cannot be sent in a header",
+            remedy="use ASCII letters, digits and punctuation, and no space at either end",
+        )
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket. Raises AddressInUse with what to do about it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -86,6 +95,7 @@ class TocsinServer:
     ) -> None:
         """`alter` makes monitors lie; `accelerated` takes event times as they come, not comparing them with now."""
         self.settings = settings
+        _demand_sendable(settings.server.token)
         self._socket = listen(settings.server.host, settings.server.port)
         try:
             self.data: DataDir = open_datadir(

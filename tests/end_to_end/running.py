@@ -87,7 +87,8 @@ class Up:
             with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                 return answer.status, answer.read(), dict(answer.headers)
         except urllib.error.HTTPError as error:
-            return error.code, error.read(), dict(error.headers)
+            with error:
+                return error.code, error.read(), dict(error.headers)
 
     def interrupt(self) -> int:
         """Ctrl-C; the exit code."""

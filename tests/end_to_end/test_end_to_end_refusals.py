@@ -15,6 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from running import Up, command, environment, run
 
+from tocsin.config import Data, Server, Settings
+from tocsin.errors import ConfigError
+from tocsin.serve import open_server
+
 
 def _refused(result, code, *says):
     assert result.returncode == code, result.stderr
@@ -41,6 +45,18 @@ def test_a_directory_in_use(tmp_path):
 
 def test_another_address_without_a_token(tmp_path):
     _refused(run("up", "--data", tmp_path, "--port", 0, "--host", "0.0.0.0"), 2, "token")
+
+
+def test_a_token_that_no_header_can_carry(tmp_path):
+    _refused(run("up", "--data", tmp_path / "d", "--port", 0, "--token", " "), 2, "server.token", "header")
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("token", ["end ", "\ttab", "two\nlines", "bell\x07", "schl\u00fcssel"])
+def test_further_tokens_that_no_header_can_carry(tmp_path, token):
+    settings = Settings(server=Server(port=0, token=token), data=Data(dir=str(tmp_path / "d")))
+    with pytest.raises(ConfigError, match=r"server\.token"):
+        open_server(settings)
 
 
 def test_nobody_there(tmp_path):
