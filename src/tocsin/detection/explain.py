@@ -8,6 +8,7 @@ import msgspec
 
 from tocsin.model.evidence import Q32, Reason
 
+ODD_NATS = 5.0  # of one reason that is told even where the belief is calm
 NOTABLE_NATS = 1.0  # of belief above the prior; less is everyday noise
 
 
@@ -28,10 +29,12 @@ def describe(
     """Explanation of a belief of `belief` nats above the prior, which rests on `reasons` (largest first)."""
     probability = _probability(prior_log_odds + belief)
     moved = [reason for reason in reasons if reason.log_bf_q32 > 0]
-    if belief < NOTABLE_NATS or not moved:
-        why = "Nothing it did stands out from its own baseline and its peers."
-    else:
+    if belief >= NOTABLE_NATS and moved:
         why = _sentence(moved[0])
+    elif moved and moved[0].log_bf_q32 >= ODD_NATS * Q32:
+        why = f"{_sentence(moved[0])} That alone is no reason to believe that it was taken over."
+    else:
+        why = "Nothing it did stands out from its own baseline and its peers."
     return Explanation(
         agent_id=agent_id,
         why=why,
@@ -53,9 +56,10 @@ def _would_change(belief: float, prior_log_odds: float, moved: list[Reason]) -> 
         return "Behaviour that its baseline does not contain, and that peers do not share."
     share = min(moved[0].log_bf_q32 / Q32, belief)
     now, then = _probability(prior_log_odds + belief), _probability(prior_log_odds + belief - share)
+    digits = 2 if round(now, 2) != round(then, 2) else 6
     return (
-        f"Had {moved[0].feature} been usual, the belief would be {share:.1f} nats lower and the probability {then:.2f} "
-        f"instead of {now:.2f}; so it would if peers began to do the same in their baselines."
+        f"Had {moved[0].feature} been usual, the belief would be {share:.1f} nats lower and the probability "
+        f"{then:.{digits}f} instead of {now:.{digits}f}; so it would if peers began to do the same in their baselines."
     )
 
 
