@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 SHUTDOWN_SECONDS = 5
 WATCH_SECONDS = 0.5
-COLLECT = (50_000, 50, 50)  # allocations before a collection: decoding makes many objects and few cycles
+COLLECT = (50_000, 50, 50)  # allocations before a collection: batches and statements make many objects and few cycles
 OPEN_PATHS = frozenset(("/healthz", "/", "/page.js", "/page.css"))
 
 

@@ -122,7 +122,3 @@ def main() -> None:
     gc.freeze()
     gc.set_threshold(*COLLECT)
     serve(socket.socket(fileno=int(sys.argv[1])))
-
-
-if __name__ == "__main__":
-    main()
