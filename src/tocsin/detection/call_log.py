@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numba import njit
@@ -161,3 +162,20 @@ def slot_of(key: I64, used: I64, a: int, session: int, now: int) -> tuple[int, b
     key[a, oldest] = session
     used[a, oldest] = now
     return oldest, True
+
+
+class PerAgent:
+    """State whose attributes are all arrays with a row for each agent."""
+
+    def __init__(self, agents: int) -> None:
+        raise NotImplementedError
+
+    def grown(self, agents: int) -> Self:
+        """Self, or a copy with room for at least `agents`."""
+        have = next(iter(vars(self).values())).shape[0]
+        if agents <= have:
+            return self
+        larger = type(self)(max(agents, 2 * have, 64))
+        for name, array in vars(self).items():
+            getattr(larger, name)[:have] = array
+        return larger

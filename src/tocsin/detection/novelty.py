@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tocsin.detection.call_log import Calls, slot_of
+from tocsin.detection.call_log import Calls, PerAgent, slot_of
 from tocsin.detection.counts import look
 from tocsin.detection.novelty_fit import (
     LEVELS,
@@ -133,7 +133,7 @@ def _among(bet: int, level: int, sessions: int) -> str:
     return f"few of its own {sessions} baseline sessions have the like"
 
 
-class _State:
+class _State(PerAgent):
     """Arrays per agent. `seen` counts in an open session: tools, repeats, marks, arguments, the three levels."""
 
     def __init__(self, agents: int) -> None:
@@ -147,16 +147,6 @@ class _State:
         self.memory = np.zeros((agents, 2, REMEMBERED), np.int64)  # keys, by kind; the oldest is forgotten
         self.uses = np.zeros((agents, 2, REMEMBERED + 1, 2), np.int64)  # sessions, the latest of them; and entries
         self.top = np.full((agents, 3, 3), -1, np.int64)  # highest level, its tool and event number
-
-    def grown(self, agents: int) -> _State:
-        """Self, or a copy with room for at least `agents`."""
-        have = self.key.shape[0]
-        if agents <= have:
-            return self
-        larger = _State(max(agents, 2 * have, 64))
-        for name, array in vars(self).items():
-            getattr(larger, name)[:have] = array
-        return larger
 
 
 @njit(cache=True, nogil=True)

@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.detection.calibration import log_survival
-from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, by_session, joined, slot_of, use_of
+from tocsin.detection.call_log import TOOLS_PER_SESSION, Calls, PerAgent, by_session, joined, slot_of, use_of
 from tocsin.detection.calls import (
     FEATURES,
     N_FEATURES,
@@ -169,7 +169,7 @@ class SessionChannel:
         return "no other agent's baseline has a session like it"
 
 
-class _State:
+class _State(PerAgent):
     """Arrays per agent; `key` 0 marks a free slot, `bets` are the log factors now in the wealth."""
 
     def __init__(self, agents: int) -> None:
@@ -189,16 +189,6 @@ class _State:
         self.shown = np.full((agents, SHOWN), -1, np.int64)  # tools whose odd calls won a bet
         self.shown_best = np.zeros((agents, SHOWN))  # the highest that each won, log factor
         self.top_call = np.full((agents, 4), -1, np.int64)  # its tool, event number, task and group
-
-    def grown(self, agents: int) -> _State:
-        """Self, or a copy with room for at least `agents`."""
-        have = self.key.shape[0]
-        if agents <= have:
-            return self
-        larger = _State(max(agents, 2 * have, 64))
-        for name, array in vars(self).items():
-            getattr(larger, name)[:have] = array
-        return larger
 
 
 @njit(cache=True, nogil=True)
