@@ -2,8 +2,8 @@
 
 In one process by function calls, and over TCP sockets, every node and every leaf with its own connections, links held
 back by the sender (`TcpBus(delay_ns=...)`). The nodes live in one process and the leaves in another, so the figures
-contain the work of every machine of the tree on two cores, where a real tree would do it side by side. Over sockets one
-leaf alone has anything to say: statements are smaller than those of a busy fleet.
+contain the work of every machine of the tree on two cores, where a real tree would do it side by side. The fleet is
+busy: every leaf has a whole sum before the measured update, so statements are as large as they get.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from benchmarks._harness import Bench, main
 from benchmarks.establishment import windows
 from tocsin.aggregation.hierarchy import Hierarchy
 from tocsin.aggregation.messages import FromAbove, Input
-from tocsin.aggregation.summary import vector_size
+from tocsin.aggregation.summary import Summary
 from tocsin.aggregation.tree import Tree
+from tocsin.model.baseline import Level
 from tocsin.runtime.tcp_bus import LinkOptions, Node, TcpBus
 from tocsin.runtime.tree_host import Place, ToLeaf, TreeHost, neighbours
 from tocsin.stats.moments import Grid
@@ -30,10 +31,10 @@ from tocsin.trust.keyring import deterministic_signers
 from tocsin.wire import update as wire
 
 LEAVES = 1_000
+EVENTS = 64  # of a leaf, each time it says something
 FEATURES = 8
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
-GRID = Grid(tuple(f"feature_{k}" for k in range(FEATURES)), (0,) * FEATURES, (-8,) * FEATURES)
 
 
 def in_process(bench: Bench) -> None:
@@ -41,8 +42,8 @@ def in_process(bench: Bench) -> None:
     agents = 200 if bench.quick else LEAVES
     rng = np.random.default_rng(1)
     hierarchy = Hierarchy(flush_ns=0)
-    hierarchy.observe(windows(0, agents, 64, FEATURES, rng))
-    names, one = [f"agent-{k}" for k in range(agents)], windows(0, 1, 1, FEATURES, rng)
+    hierarchy.observe(windows(0, agents, EVENTS, FEATURES, rng))
+    names, one = [f"agent-{k}" for k in range(agents)], windows(0, 1, EVENTS, FEATURES, rng)
     hierarchy.pump(SECOND)
     wall, core, stale, packets = list[float](), list[float](), 0, list[float]()
     for k in range(2, 12 if bench.quick else 52):
@@ -153,11 +154,21 @@ def run_nodes(plan: Plan, pipe: Connection) -> None:
         runner.run(serve())
 
 
+def whole_sums(n: int) -> tuple[Grid, list[Summary]]:
+    """The grid and what EVENTS measurements of every feature add up to, for each of `n` leaves."""
+    fleet = Hierarchy(flush_ns=0)
+    fleet.observe(windows(0, n, EVENTS, FEATURES, np.random.default_rng(1)))
+    fleet.establish([], Level.GLOBAL)  # so that there is a grid, however few the events
+    return fleet.leaves.grid, fleet.leaves.each([f"agent-{k}" for k in range(n)])
+
+
 class Leaves:
     """All leaves, in this process, and how far the newest statement has come."""
 
     def __init__(self, plan: Plan, ports: list[int]) -> None:
         self._plan = plan
+        self._grid, sums = whole_sums(len(plan.leaves))
+        self._sums = dict(zip(plan.leaves, sums, strict=True))
         self.machines = Machines(plan, range(plan.inner, plan.machines), ports, to_leaf=self._to_leaf)
         self.expected = 0  # events that a statement has to count
         self.behind: set[str] = set()  # leaves that have not heard such a statement
@@ -175,20 +186,30 @@ class Leaves:
             if not self.behind:
                 self.newest.set()
 
-    async def tell(self, leaf: str, seq: int) -> float:
-        """One leaf acts once more; milliseconds until every leaf holds a statement that counts it."""
-        counts = np.zeros(vector_size(FEATURES), np.int64)
-        counts[0] = 1
-        self.expected, self.behind = seq + 1, set(self._plan.leaves)
-        self.newest.clear()
-        start = time.perf_counter()
+    def _state(self, leaf: str, seq: int) -> None:
+        """A leaf says what it did since: EVENTS measurements of every feature."""
+        more = self._sums[leaf]
         update = wire.Update(
             kind=wire.DELTA if seq else wire.SNAPSHOT, source=leaf, level=0, epoch=0, seq=seq, as_of_ms=1, agents=1,
-            d=FEATURES, counts=counts, actions={"read": 1},
+            d=more.d, counts=more.counts, actions=more.actions,
         )  # fmt: skip
-        grid = [] if seq else [wire.encode_grid(0, GRID)]
+        grid = [] if seq else [wire.encode_grid(0, self._grid)]
         host = self.machines.hosts[self._plan.leaves[leaf]]
         host.send_up(leaf, self._plan.region_of[leaf], [*grid, *wire.encode(update)])
+
+    async def begin(self) -> None:
+        """Every leaf has done something, and all know of it."""
+        self.expected, self.behind = EVENTS * len(self._plan.leaves), set(self._plan.leaves)
+        for leaf in self._plan.leaves:
+            self._state(leaf, 0)
+        await self.newest.wait()
+
+    async def tell(self, leaf: str, seq: int) -> float:
+        """One leaf acts once more; milliseconds until every leaf holds a statement that counts it."""
+        self.expected, self.behind = self.expected + EVENTS, set(self._plan.leaves)
+        self.newest.clear()
+        start = time.perf_counter()
+        self._state(leaf, seq)
         await self.newest.wait()
         return 1e3 * (time.perf_counter() - start)
 
@@ -211,7 +232,7 @@ def sockets(bench: Bench, links: str, leaf_ms: float, node_ms: float, bound: str
         leaves = Leaves(plan, ours.recv())
         await leaves.machines.start()
         await leaves.machines.linked(range(plan.inner))
-        await leaves.tell("leaf-0", 0)
+        await leaves.begin()
         gc.freeze()
         wall, core = list[float](), list[float]()
         for k in range(1, runs + 1):

@@ -239,3 +239,13 @@ def test_impossible_actions_are_named() -> None:
         Summary(EPOCH, 2, summary(5).counts, {"x": -1}).refuse_impossible()
     with pytest.raises(InputError, match="more than"):
         Summary(EPOCH, 2, summary(5).counts, {str(k): 1 for k in range(MAX_ACTIONS + 2)}).refuse_impossible()
+
+
+@pytest.mark.parametrize("size", [1, 10, 1000])
+def test_an_update_of_another_size_than_its_features_is_not_encoded(size: int) -> None:
+    update = wire.Update(
+        kind=wire.SNAPSHOT, source="r1", level=1, epoch=EPOCH, seq=0, as_of_ms=1, agents=1, d=2,
+        counts=np.zeros(size, np.int64), actions={},
+    )  # fmt: skip
+    with pytest.raises(InputError, match="2 features"):
+        wire.encode(update)

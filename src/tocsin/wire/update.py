@@ -246,6 +246,9 @@ class _Reader:
 
 def encode(update: Update) -> list[bytes]:
     """One packet, or as many parts as it takes, each at most `PACKET_BYTES`. Raises `InputError` if unfit."""
+    size = MomentLayout(update.d).size + update.d * BINS
+    if update.counts.shape != (size,):  # kernels do not look where they write
+        raise InputError(f"an update of {update.d} features holds {size} numbers, not {update.counts.shape}")
     values = update.counts.copy()
     _predict(values, update.d, -1)
     names = sorted(update.actions)
