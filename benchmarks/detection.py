@@ -11,7 +11,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks._by_pipeline import Outcome, agents_only, average_precision, bar_elsewhere, bar_of, strangers
 from benchmarks._harness import Bench, main
 from tocsin.demo.score import wilson_interval
 from tocsin.detection.detector import FleetDetector
 from tocsin.detection.scoring import FleetAlarms
 from tocsin.ingest.tables import read_table
+from tocsin.model.events import EventBatch
+from tocsin.wire.events import concat
 
 ROOT = Path(__file__).resolve().parent.parent
 ALPHA = 0.01
@@ -56,6 +59,11 @@ def shared_data() -> Path:
 
 def replay(path: Path, fleet_size: int) -> Replay:
     """All events of a table through the detector, alarms by the running e-BH."""
+    return observed(read_table(path), fleet_size)
+
+
+def observed(batches: Iterable[tuple[EventBatch, NDArray[np.int64]]], fleet_size: int) -> Replay:
+    """As `replay`, of batches with their rows' numbers in the table."""
     detector, alarms = FleetDetector(), FleetAlarms(ALPHA, fleet_size)
     agent: list[NDArray[np.int32]] = []
     seq: list[NDArray[np.int64]] = []
@@ -63,7 +71,7 @@ def replay(path: Path, fleet_size: int) -> Replay:
     alarm: list[NDArray[np.bool_]] = []
     seconds, events = 0.0, 0
     names: list[str] = []
-    for batch, numbers in read_table(path):
+    for batch, numbers in batches:
         start = time.perf_counter()
         seen = detector.observe(batch)
         raised = alarms.update(seen.agent_index, seen.log_e)
@@ -87,14 +95,6 @@ def wilson(hits: int, trials: int) -> str:
     return f"{hits} of {trials}, 95 % {low:.3f} to {high:.3f}"
 
 
-def average_precision(good: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
-    """Area under precision over recall; equal scores are taken together."""
-    order = np.argsort(-score, kind="stable")
-    hits, last = np.cumsum(good[order]), np.append(np.diff(score[order]) != 0, True)
-    precision, recall = (hits / np.arange(1, good.size + 1))[last], (hits / max(int(good.sum()), 1))[last]
-    return float(np.sum(np.diff(np.append(0.0, recall)) * precision))
-
-
 def by_agent(run: Replay, agents: list[dict[str, str]]) -> Iterator[tuple[dict[str, str], bool, int, float, float]]:
     """(agent, compromised, first alarm or -1, best belief while clean, best belief since the onset)."""
     order = np.argsort(run.agent, kind="stable")
@@ -110,14 +110,34 @@ def by_agent(run: Replay, agents: list[dict[str, str]]) -> Iterator[tuple[dict[s
         yield row, bad, int(raised.min()) if raised.size else -1, best[0], best[1]
 
 
+def outcomes_of(run: Replay, agents: list[dict[str, str]]) -> list[Outcome]:
+    """What became of every agent of a fleet whose table names pipelines."""
+    return [
+        Outcome(
+            row["pipeline"], row["tier"], is_found(row, bad, first), is_false(row, bad, first), since if bad else clean
+        )
+        for row, bad, first, clean, since in by_agent(run, agents)
+    ]
+
+
+def is_found(row: dict[str, str], bad: bool, first: int) -> bool:
+    """Whether the first alarm of an agent came at or after its onset."""
+    return bad and first >= int(row["onset_seq"])
+
+
+def is_false(row: dict[str, str], bad: bool, first: int) -> bool:
+    """Whether an agent had an alarm that is none of a compromise."""
+    return first >= 0 and not is_found(row, bad, first)
+
+
 def fleet(bench: Bench, name: str, bounds: dict[str, str], data: Path) -> None:
     """Agents found and false alarms of one fleet."""
     with (data / f"{name}_agents.csv").open() as file:
         agents = list(csv.DictReader(file))
     run = replay(data / f"{name}_events.parquet", len(agents))
     seen = list(by_agent(run, agents))
-    found = [(row, first) for row, bad, first, _, _ in seen if bad and first >= int(row["onset_seq"])]
-    false = sum(first >= 0 and not (bad and first >= int(row["onset_seq"])) for row, bad, first, _, _ in seen)
+    found = [(row, first) for row, bad, first, _, _ in seen if is_found(row, bad, first)]
+    false = sum(is_false(row, bad, first) for row, bad, first, _, _ in seen)
     bad_total, clean_total = sum(bad for _, bad, *_ in seen), sum(not bad for _, bad, *_ in seen)
     hits, raised = len(found), len(found) + false
 
@@ -132,8 +152,7 @@ def fleet(bench: Bench, name: str, bounds: dict[str, str], data: Path) -> None:
     clean = np.array([best for _, bad, _, best, _ in seen if not bad])
     good = np.r_[np.ones(since.size, np.bool_), np.zeros(clean.size, np.bool_)]
     say("agent PR-AUC", average_precision(good, np.r_[since, clean]), "ap", f"{good.size} agents")
-    bar = np.sort(clean)[::-1][int(0.01 * clean.size)]
-    ranked = int((since > bar).sum())
+    ranked = int((since > bar_of(clean.tolist())).sum())
     say("recall at 1 % of clean agents", ranked / bad_total, "at1", wilson(ranked, bad_total))
     tiers = sorted({row["tier"] for row, bad, *_ in seen if bad})
     for tier in tiers:
@@ -143,6 +162,24 @@ def fleet(bench: Bench, name: str, bounds: dict[str, str], data: Path) -> None:
     delays = [max(first - int(row["first_mal_seq"]), 0) for row, first in found]
     say("median delay, events", float(np.median(delays)) if delays else math.nan, "delay", f"{hits} agents")
     bench.record(f"{name}: events a second, fits and compilation included", round(run.per_second), unit="1/s")
+    if "pipeline" in agents[0]:
+        by_pipeline(bench, name, bounds, data, agents, run)
+
+
+def by_pipeline(
+    bench: Bench, name: str, bounds: dict[str, str], data: Path, agents: list[dict[str, str]], run: Replay
+) -> None:
+    """The same figures of agents whose pipelines had no part in them."""
+    table = list(read_table(data / f"{name}_events.parquet"))
+    whole, numbers = concat([batch for batch, _ in table], 0), np.concatenate([seq for _, seq in table])
+
+    def outcomes(pipelines: set[str]) -> list[Outcome]:
+        rows = [row for row in agents if row["pipeline"] in pipelines]
+        part = agents_only(whole, numbers, {row["agent_id"] for row in rows})
+        return outcomes_of(observed([part], len(rows)), rows)
+
+    bar_elsewhere(bench, name, outcomes_of(run, agents), bounds)
+    strangers(bench, name, sorted({row["pipeline"] for row in agents}), outcomes, bounds)
 
 
 def machines(bench: Bench, name: str, unit: int, data: Path) -> None:

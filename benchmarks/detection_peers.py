@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from benchmarks._by_pipeline import average_precision
 from benchmarks._harness import Bench, main
 from benchmarks._peer_features import Fleet, read_fleet
 from benchmarks._peers import PEERS, Peer
@@ -26,7 +27,6 @@ from benchmarks.detection import (
     FLEETS,
     MACHINES,
     Replay,
-    average_precision,
     by_agent,
     replay,
     shared_data,
