@@ -84,6 +84,11 @@ def test_numbers_of_another_shape_are_not_guessed_at(hierarchy: Hierarchy, shape
     assert hierarchy.root_equals_leaf_sum()
 
 
+def metrics(hierarchy: Hierarchy) -> str:
+    status = dict.fromkeys([*COUNTERS, *GAUGES], 0) | {"tree": hierarchy.state(), "received": {}}
+    return metrics_text(status, dict.fromkeys(ALARMS)).decode()
+
+
 def lie(node: Aggregator, **changes: object) -> bytes:
     """What a child of `node` could send next, with some of it changed."""
     (child, slot), *_ = node.slots.items()
@@ -139,6 +144,7 @@ def test_what_a_child_should_not_send_is_refused_at_every_level(hierarchy: Hiera
     assert node.refused == {reason: 1}
     assert node.total == total
     assert hierarchy.state()["refused"] == {reason: 1}
+    assert f'tocsin_tree_refused_total{{reason="{reason}"}} 1.0' in metrics(hierarchy)
     hierarchy.observe(batch(seed=3))
     hierarchy.pump(5 * SECOND)
     assert hierarchy.root_equals_leaf_sum()
@@ -211,7 +217,6 @@ def test_the_metrics_name_every_reason(hierarchy: Hierarchy) -> None:
     region = next(n for n in hierarchy.nodes.values() if n.level == REGION)
     region.step(0, Arrived(b"nonsense"))
     hierarchy.observe(spoilt(batch().values, 1.0, np.inf))
-    status = dict.fromkeys([*COUNTERS, *GAUGES], 0) | {"tree": hierarchy.state()}
-    text = metrics_text(status, dict.fromkeys(ALARMS)).decode()
+    text = metrics(hierarchy)
     assert 'tocsin_tree_refused_total{reason="malformed"} 1.0' in text
     assert 'tocsin_tree_refused_total{reason="infinite"} 1200.0' in text

@@ -284,6 +284,7 @@ class Hierarchy:
             "control": self.control,
             "bytes": self.bytes,
             "largest_packet": self.largest_packet, "refused": dict(refused),
+            "missing": self.leaves.missing,
             "saturating": list(self.leaves.saturating()), "tree_operations": self.tree.operations,
         }  # fmt: skip
 

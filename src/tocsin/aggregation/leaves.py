@@ -88,6 +88,7 @@ class LeafSummaries:
         self._agents: list[str] = []  # by row
         self.seen = np.zeros(64, np.int64)  # (capacity,) events of every phase
         self.refused: Counter[str] = Counter()  # numbers and batches that were not counted, by reason
+        self.missing = 0  # numbers that no event brought, of features that others of its batch have
         self._fit_rows = fit_rows
         self._learn_live = learn_live
         self._codes: dict[str, int] = {OVERFLOW_ACTION: 0}
@@ -131,12 +132,17 @@ class LeafSummaries:
             self._first, self._latest = None, self._first
 
     def _screened(self, batch: EventBatch) -> EventBatch:
-        """The batch without numbers that are none: those count as missing, and are counted as refused."""
+        """The batch without numbers that are none: those add nothing, and are counted as refused.
+
+        NaN is how a batch says that a number is missing. A NaN that somebody sent was refused and counted where it
+        came in (`ingest.rows`, `ingest.tables`, `wire.records`).
+        """
         if not batch.feature_names:
             return batch
         if batch.values.shape != (len(batch), len(batch.feature_names)):
             self.refused["wrong dimension"] += 1
             return replace(batch, feature_names=(), values=np.zeros((0, 0)))
+        self.missing += int(np.count_nonzero(np.isnan(batch.values)))
         infinite = np.isinf(batch.values)
         if infinite.any():
             self.refused["infinite"] += int(infinite.sum())

@@ -73,7 +73,8 @@ def run_replay(
             progress=_progress(len(table.seq)),
         )
         certificates = _keep(engine, data, result) if data is not None else []
-    _report(result, file, time.monotonic() - started, predictions, data, certificates, as_json=as_json)
+    seconds = time.monotonic() - started
+    _report(result, file, seconds, predictions, data, certificates, table.refused, as_json=as_json)
 
 
 def _batches(table: Decoded) -> Iterator[Rows]:
@@ -226,6 +227,7 @@ def _report(
     predictions: Path | None,
     data: Path | None,
     certificates: list[Path],
+    refused: dict[str, int],
     *,
     as_json: bool,
 ) -> None:
@@ -239,6 +241,7 @@ def _report(
                 "events": result.events,
                 "live_events": result.live_events,
                 "agents": result.agents,
+                "refused_values": refused,
                 "alarmed_agents": sorted(result.alarmed_agents),
                 "verdicts": [
                     {

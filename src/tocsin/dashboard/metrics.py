@@ -48,6 +48,8 @@ class _Status:
             found.append(GaugeMetricFamily(name, text, value=self._status[key]))
         for key, (name, text) in ALARMS.items():
             found.append(GaugeMetricFamily(name, text, value=self._alarms[key]))  # None: no sample
+        missing = self._status.get("tree", {}).get("missing", 0)
+        found.append(CounterMetricFamily("tocsin_values_missing", "Numbers that events did not bring.", value=missing))
         refusals = {key: self._status.get(key, {}) for key in ("refused", "not_admitted")}
         refusals["tree_refused"] = self._status.get("tree", {}).get("refused", {})
         for key, reasons in refusals.items():

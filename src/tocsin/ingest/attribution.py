@@ -32,7 +32,7 @@ from tocsin.ingest.held import (
     trace_scope,
 )
 from tocsin.ingest.ragged import text_hash
-from tocsin.ingest.rows import Argument, BatchBuilder, Row, bounded, number
+from tocsin.ingest.rows import Argument, BatchBuilder, Row, bounded, number, why_no_number
 from tocsin.ingest.sessions import Sessions, output_length, plain_text, structure
 from tocsin.ingest.traces import Link, Trace, TraceBuffer, Unsaved
 from tocsin.model.events import Effect, EventBatch, Kind
@@ -77,7 +77,7 @@ class _Resource:
 
 
 class Attributor:
-    """Stateful over requests; one caller at a time. `counts` says what became no row, by reason."""
+    """Stateful over requests; one caller at a time. `counts` says what became no row, or no number, by reason."""
 
     def __init__(self, salt: bytes = b"", buffer: TraceBuffer | None = None) -> None:
         self._buffer = buffer if buffer is not None else TraceBuffer()
@@ -210,7 +210,7 @@ class Attributor:
         self, spans: SpanColumns, i: int, resource: _Resource, operation: str, trace: Trace, tool: str, event_id: int
     ) -> Row | None:
         attributes = spans.attributes[i]
-        metrics = _metrics(attributes)
+        metrics = self._metrics(attributes)
         kind = _KINDS.get(operation, METRIC)
         key = trace.conversation or spans.trace_id[i]
         signature = attributes.get("tocsin.prompt.signature")
@@ -231,8 +231,8 @@ class Attributor:
             arguments = self._arguments(attributes, key, tool, values)
         elif kind == CHAT:
             # Only here: an agent span repeats the sum of its model calls.
-            values[1] = number(names.first(attributes, names.INPUT_TOKENS))
-            values[2] = number(names.first(attributes, names.OUTPUT_TOKENS))
+            values[1] = self._measured(names.first(attributes, names.INPUT_TOKENS))
+            values[2] = self._measured(names.first(attributes, names.OUTPUT_TOKENS))
         elif kind == FINAL:
             action, effect = FINAL_ACTION, FINAL_EFFECT
         if kind in (CHAT, FINAL) and (length := output_length(attributes)) is not None:
@@ -251,6 +251,24 @@ class Attributor:
             fallback=resource.service,
             mcp=kind == CALL and names.is_mcp_call(attributes, spans.name[i]),
         )
+
+    def _measured(self, value: Any) -> float:
+        """A number that was sent; NaN where none was, and counted where what was sent is none."""
+        measured = number(value)
+        if value is not None and math.isnan(measured):
+            self.counts[why_no_number(value)] += 1
+        return measured
+
+    def _metrics(self, attributes: Mapping[str, Any]) -> dict[str, float] | None:
+        sent = attributes.get(names.METRIC_PREFIX)
+        if sent is None:
+            return None
+        found: dict[str, float] = {}
+        for name, value in islice(sent.items(), MAX_METRICS_PER_SPAN):
+            measured = self._measured(value)
+            if 0 < len(name) <= MAX_METRIC_NAME and not math.isnan(measured):
+                found[name] = measured
+        return found or None
 
     def _arguments(
         self, attributes: Mapping[str, Any], key: bytes | str, tool: str, values: list[float]
@@ -349,18 +367,6 @@ def _failed(attributes: Mapping[str, Any]) -> bool:
     if attributes.get(names.ERROR[0]):
         return True
     return attributes.get(names.RPC_STATUS[0]) not in (None, "", 0, "0", "OK")
-
-
-def _metrics(attributes: Mapping[str, Any]) -> dict[str, float] | None:
-    sent = attributes.get(names.METRIC_PREFIX)
-    if sent is None:
-        return None
-    found: dict[str, float] = {}
-    for name, value in islice(sent.items(), MAX_METRICS_PER_SPAN):
-        measured = number(value)
-        if 0 < len(name) <= MAX_METRIC_NAME and not math.isnan(measured):
-            found[name] = measured
-    return found or None
 
 
 def _joined(*parts: str) -> str:

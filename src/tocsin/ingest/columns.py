@@ -71,6 +71,15 @@ def measurements(table: pa.Table, name: str) -> NDArray[np.float64]:
     return np.where(np.isfinite(found), np.clip(found, -MAX_MEASUREMENT, MAX_MEASUREMENT), np.nan)
 
 
+def no_numbers(table: pa.Table, name: str) -> dict[str, int]:
+    """Entries of a column that are there and yet no measurement, by reason; a missing one (null) is none of them."""
+    column = _plain(table, name)
+    if not pa.types.is_floating(column.type):
+        return {}
+    found = {"nan": pc.sum(pc.is_nan(column)).as_py() or 0, "infinite": pc.sum(pc.is_inf(column)).as_py() or 0}
+    return {reason: count for reason, count in found.items() if count}
+
+
 def integers(table: pa.Table, name: str) -> NDArray[np.int64]:
     """A column of whole numbers, none missing, none rounded."""
     column = _plain(table, name)

@@ -177,6 +177,18 @@ def number(value: Any) -> float:
     return _NAN
 
 
+def why_no_number(value: Any) -> str:
+    """Under which reason to count an attribute that is there, and of which `number` is NaN."""
+    text = value if isinstance(value, str) and len(value) <= 32 else ""
+    try:
+        measured = float(text or value) if text or isinstance(value, int | float) else None
+    except ValueError:
+        measured = None
+    except OverflowError:
+        measured = math.inf
+    return "value_no_number" if measured is None else "value_nan" if math.isnan(measured) else "value_infinite"
+
+
 def _codes(texts: Sequence[str], absent: str | None = None) -> tuple[tuple[str, ...], NDArray[np.int32]]:
     """Each text once, in order of first appearance, and where each of `texts` is; -1 for `absent`."""
     distinct = tuple(text for text in dict.fromkeys(texts) if text != absent)

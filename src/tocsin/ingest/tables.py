@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tocsin.errors import InputError
-from tocsin.ingest.columns import MAX_SECONDS, NS_PER_SECOND, codes, integers, measurements, phases, times
+from tocsin.ingest.columns import (
+    MAX_SECONDS,
+    NS_PER_SECOND,
+    codes,
+    integers,
+    measurements,
+    no_numbers,
+    phases,
+    times,
+)
 from tocsin.ingest.mapping import Mapping, check_columns, choose_mapping, feature_columns, load_mapping
 from tocsin.ingest.ragged import Arguments, Ragged, parse_arguments, parse_words
 from tocsin.model.events import EventBatch, Kind
@@ -42,7 +52,8 @@ class Decoded:
     values: NDArray[np.float64]
     arguments: Arguments
     words: Ragged
-    notes: tuple[str, ...] = ()  # what was recognised rather than said, for people
+    notes: tuple[str, ...] = ()  # what was recognised rather than said, and what was refused, for people
+    refused: dict[str, int] = field(default_factory=dict[str, int])  # values that are no measurements, by reason
 
     def batch(self, start: int, stop: int) -> EventBatch:
         """Rows `start..stop` as an `EventBatch` whose offset is `start`."""
@@ -141,6 +152,7 @@ def decode_table(table: pa.Table, mapping: Mapping | Path | None, baseline_share
     group, groups = _texts(table, columns.group)
     context, contexts = contexts_of(table, columns.context)
     values, features = features_of(table, meaning)
+    refused, told = refused_values(table, meaning)
     arguments = parse_arguments(table.column(columns.arguments) if columns.arguments else None, table.num_rows)
     words = parse_words(table.column(columns.prompt_words) if columns.prompt_words else None, table.num_rows)
     return Decoded(
@@ -162,7 +174,8 @@ def decode_table(table: pa.Table, mapping: Mapping | Path | None, baseline_share
         values=values[order],
         arguments=arguments.take(order),
         words=words.take(order),
-        notes=(f"{columns.time} is taken as {unit} since 1970",) if unit else (),
+        notes=((f"{columns.time} is taken as {unit} since 1970",) if unit else ()) + told,
+        refused=refused,
     )
 
 
@@ -270,6 +283,19 @@ def features_of(table: pa.Table, mapping: Mapping) -> tuple[NDArray[np.float64],
     if not columns:
         return np.zeros((table.num_rows, 0)), ()
     return np.column_stack(list(columns.values())), tuple(columns)
+
+
+def refused_values(table: pa.Table, mapping: Mapping) -> tuple[dict[str, int], tuple[str, ...]]:
+    """(count by reason, a sentence a column) of values that are there and no measurements: NaN that is not missing."""
+    names = [*feature_columns(mapping, table.column_names)]
+    names += [name for both in mapping.derived.values() for name in (both.left, both.minus)]
+    total: Counter[str] = Counter()
+    told: list[str] = []
+    for name in dict.fromkeys(names):
+        found = no_numbers(table, name)
+        total.update(found)
+        told += [f"{name}: {count} values are {reason}: refused, not counted" for reason, count in found.items()]
+    return dict(total), tuple(told)
 
 
 def _kind_of(kind: Any) -> str:
