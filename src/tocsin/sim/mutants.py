@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tocsin.consensus import evidence_log, learner, quorum, replica, view_change
+from tocsin.consensus import evidence_log, learner, quorum, view_change, voting
 from tocsin.consensus.messages import TimeoutCertificate, Votes
 from tocsin.consensus.replica import Replica
 from tocsin.model.verdict import Roster, Statement
@@ -153,7 +153,7 @@ MUTANTS = (
             (learner, "votes_hold", _signatures_unchecked), (view_change, "votes_hold", _signatures_unchecked)
         ),
     ),
-    Mutant("signatures of votes are not checked", Build(), lambda: patched((replica, "vote_holds", _always))),
+    Mutant("signatures of votes are not checked", Build(), lambda: patched((voting, "vote_holds", _always))),
     Mutant("signatures of evidence are not checked", Build(), _forged_evidence_passes),
     Mutant(
         "a timeout certificate without its lock is believed",
