@@ -125,6 +125,7 @@ class TocsinServer:
             self._socket.close()
             raise
         self._learning = admission.learning
+        self._received: Callable[[], dict[str, int]] | None = None
         self._decoder: Decoder | None = None
         self._uvicorn: Any = None
         self._thread: threading.Thread | None = None
@@ -141,6 +142,7 @@ class TocsinServer:
 
         from tocsin.dashboard.api import routes
         from tocsin.ingest.decoder import Decoder
+        from tocsin.ingest.http_patience import patient
         from tocsin.ingest.otlp_http import build_app
 
         self._decoder = Decoder()  # loads while the service recovers
@@ -154,11 +156,15 @@ class TocsinServer:
                 f"what {self.data.ingest} holds of unfinished traces is damaged: {error}",
                 remedy="restore the data directory from a copy, or start with another --data directory",
             ) from error
-        app: Any = build_app(self.service, self._decoder, routes(self.service, self._learning))
+
+        served = build_app(self.service, self._decoder, routes(self.service, self._learning, self.status))
+        self._received = served.state.receiver.counters
+        app: Any = served
         if self.settings.server.token:
             app = BearerToken(app, self.settings.server.token)
         config = uvicorn.Config(
             app,
+            http=patient(served.state.receiver.counts),
             log_level="warning",
             access_log=False,
             lifespan="on",
@@ -167,6 +173,11 @@ class TocsinServer:
         )
         self._uvicorn = uvicorn.Server(config)
         write_durably(self.data.endpoint, msgspec.json.encode({"url": self.url}))
+
+    def status(self) -> dict[str, Any]:
+        """Counts of what came, what was analysed and who is still learned about; from any thread."""
+        received = self._received() if self._received is not None else {}
+        return {**self.service.status(), "agents_learning": len(self._learning()), "received": received}
 
     def run_until_signalled(self) -> None:
         """Serve until SIGINT or SIGTERM, or until serving fails. Call on the main thread, then `close`.

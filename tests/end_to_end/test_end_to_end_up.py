@@ -84,6 +84,9 @@ def test_a_hijacked_agent_is_certified_and_the_certificate_holds_offline(tmp_pat
         assert {v["agent_id"] for v in verdicts} == {"clerk-03"}
         status = up.get("/api/v1/status")
         assert status["ingested_events"] == fleet.sent
+        assert status["received"]["spans"] == fleet.sent
+        up.wait_for_line(f"{AGENTS} of {AGENTS} agents judged now")
+        assert "certified from log e" in run("agents", "--data", data).stdout
         assert up.interrupt() == 0
 
     (certificate,) = (data / "certificates").glob("*.cert.json")
@@ -108,6 +111,20 @@ def test_a_hijacked_agent_is_certified_and_the_certificate_holds_offline(tmp_pat
         (tmp_path / "forged.cert.json").write_bytes(forged)
         refused = _verified(tmp_path / "forged.cert.json", data)
         assert refused != "certified" or _says_the_same(bytes(forged), bytes(body)), f"a bit flipped in byte {flip}"
+
+
+def test_any_name_can_be_asked_about(tmp_path):
+    strange = "line\nbreak/slash ?query#%41 \u202e"
+    with Up(tmp_path) as up:
+        fleet = Fleet(up.url)
+        fleet.session(strange)
+        fleet.close()
+        up.wait_for_line("first events, of 1 agent")
+        told = run("explain", strange, "--data", tmp_path, "--json")
+        assert told.returncode == 0, told.stderr
+        assert json.loads(told.stdout)["agent_id"] == strange
+        assert r"line\nbreak/slash ?query#%41 \u202e" in run("agents", "--data", tmp_path).stdout
+        assert up.interrupt() == 0
 
 
 def _verified(certificate: Path, data: Path) -> str:

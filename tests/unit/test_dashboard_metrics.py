@@ -24,3 +24,13 @@ def test_the_realised_share_is_of_the_labelled_alarms() -> None:
     found = exposed(7, 1, 3)
     assert found["tocsin_false_alarm_share"] == 0.25
     assert (found["tocsin_alarms_labelled_false"], found["tocsin_alarms_labelled_right"]) == (1.0, 3.0)
+
+
+def test_what_came_over_http_is_told_by_kind() -> None:
+    status = {key: 0 for key in [*COUNTERS, *GAUGES]}
+    status["received"] = {"spans": 7, "http_413": 2, "waiting": 3}
+    text = metrics_text(status, false_share(0, 0, 0, 0.01)).decode()
+    assert 'tocsin_received_total{kind="spans"} 7.0' in text
+    assert 'tocsin_received_total{kind="http_413"} 2.0' in text
+    assert "tocsin_spans_waiting 3.0" in text
+    assert 'kind="waiting"' not in text

@@ -351,6 +351,24 @@ def test_strangers_that_say_nothing_are_bounded_in_number_and_time():
     run(scenario)
 
 
+def test_strangers_that_say_nothing_keep_no_peer_out():
+    async def scenario() -> None:
+        ports = free_ports(2)
+        ends = [End(0, ports, LinkOptions(pending=3, handshake_seconds=PATIENCE_SECONDS)), End(1, ports)]
+        await ends[0].bus.start()
+        strangers = [(await asyncio.open_connection("127.0.0.1", ends[0].bus.port)) for _ in range(3)]
+        await ends[1].bus.start()  # the higher number dials
+        for end in ends:
+            await end.until(lambda end=end: len(end.up) == 1)
+        assert ends[0].bus.refused == {"too many handshakes at a time": 1}
+        for _, writer in strangers:
+            await shut(writer)
+        for end in ends:
+            await end.bus.close()
+
+    run(scenario)
+
+
 def test_a_link_that_falls_silent_is_given_up():
     async def scenario() -> None:
         end = End(0, free_ports(2), LinkOptions(heartbeat_seconds=0.02))

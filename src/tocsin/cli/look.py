@@ -57,18 +57,19 @@ def _age(seconds: float) -> str:
     for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return f"{seconds:.0f} second{'' if round(seconds) == 1 else 's'}"
 
 
 def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: int, as_json: bool) -> None:
     """Print the agents."""
     directory = data_dir(data)
     live = url or running(directory)
-    rows = (
-        ask(live, f"/api/v1/agents?limit={limit}", token=token or "")
-        if live
-        else stored_picture(directory)["agents"][:limit]
-    )
+    if live:
+        rows = ask(live, f"/api/v1/agents?limit={limit}", token=token or "")
+        status: Any = {} if as_json else ask(live, "/api/v1/status", token=token or "")
+    else:
+        picture = stored_picture(directory)
+        rows, status = picture["agents"][:limit], picture["status"]
     if as_json:
         say_json(rows)
         return
@@ -91,6 +92,9 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
     ]
     say(table(lines, ["agent", "region", " events", "     belief", "  log e", "certified verdict"]))
     say()
+    if "alarm_log_e_nats" in status:  # a picture of an earlier version lacks it
+        level = f"{status['alarm_log_e_nats']:.1f}"
+        say(f"An agent that stands out alone is certified from log e {level} on; several together need less.")
     say(f"next: {explain_command(rows[0]['agent_id'], directory if data else None)}")
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import urllib.parse
 
+from tocsin.cli.milestones import Milestones, announce
 from tocsin.cli.options import settings
 from tocsin.cli.out import bold, note, percent, safe, say
 from tocsin.model.verdict import Verdict
@@ -43,7 +44,9 @@ def run_up(flags: dict[str, str | int | None], *, accelerated: bool) -> None:
         say()
         say("then: tocsin agents · tocsin explain AGENT · tocsin verify CERTIFICATE      (stop with Ctrl-C)")
         sys.stdout.flush()
+        quiet = announce(Milestones(chosen.learning.warmup_events), server.status)
         server.run_until_signalled()
+        quiet()
         note("stopping: finishing what was accepted")
     finally:
         server.close()

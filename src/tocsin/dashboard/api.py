@@ -25,6 +25,7 @@ from importlib import resources
 from typing import Any, TypeVar
 
 import msgspec
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -52,6 +53,21 @@ PAGE_HEADERS = {
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _Anything(Convertor[str]):
+    """An agent's name in a path: slashes and line breaks too."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
 
 
 class SealRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,15 +112,20 @@ def _limit(request: Request) -> int:
     return int(text)
 
 
-def routes(service: FleetService, learning: Callable[[], dict[str, int]]) -> list[Route]:
-    """All routes; mount them beside the OTLP ones. `learning`: events still to be learned, by agent."""
-    api = _Api(service, learning)
+def routes(
+    service: FleetService, learning: Callable[[], dict[str, int]], status: Callable[[], dict[str, Any]]
+) -> list[Route]:
+    """All routes; mount them beside the OTLP ones.
+
+    `learning`: events still to be learned, by agent. `status`: the counts, those of the receiver among them.
+    """
+    api = _Api(service, learning, status)
     table: list[tuple[str, str, Handler]] = [
         ("GET", "/healthz", api.health),
         ("GET", "/metrics", api.metrics),
         ("GET", "/api/v1/status", api.status),
         ("GET", "/api/v1/agents", api.agents),
-        ("GET", "/api/v1/agents/{agent_id:path}", api.agent),
+        ("GET", "/api/v1/agents/{agent_id:anything}", api.agent),
         ("GET", "/api/v1/verdicts", api.verdicts),
         ("GET", "/api/v1/verdicts/{verdict_id}/certificate", api.certificate),
         ("GET", "/api/v1/quality", api.quality),
@@ -134,9 +155,12 @@ def _static(name: str, kind: str) -> Handler:
 
 
 class _Api:
-    def __init__(self, service: FleetService, learning: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, service: FleetService, learning: Callable[[], dict[str, int]], status: Callable[[], dict[str, Any]]
+    ) -> None:
         self._service = service
         self._learning = learning
+        self._status = status
         self._reasons: dict[str, list[str]] = {}  # verdict id -> features that moved it; a certificate never changes
 
     async def health(self, _: Request) -> Response:
@@ -144,12 +168,11 @@ class _Api:
         return json_response({"ok": True})
 
     async def status(self, _: Request) -> Response:
-        return json_response({**self._service.status(), "agents_learning": len(self._learning())})
+        return json_response(self._status())
 
     async def metrics(self, _: Request) -> Response:
         found = await self._service.ask(lambda engine, store: quality(store, engine.roster))
-        status = {**self._service.status(), "agents_learning": len(self._learning())}
-        return Response(metrics_text(status, found["false_share"]), media_type="text/plain; version=0.0.4")
+        return Response(metrics_text(self._status(), found["false_share"]), media_type="text/plain; version=0.0.4")
 
     async def agents(self, request: Request) -> Response:
         limit = _limit(request)

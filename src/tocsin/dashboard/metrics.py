@@ -59,7 +59,12 @@ class _Status:
             for reason, count in sorted(reasons.items()):
                 family.add_metric([reason], count)
             found.append(family)
-        return found
+        received = CounterMetricFamily("tocsin_received", "What came over HTTP and what was left out.", labels=["kind"])
+        came = dict(self._status.get("received", {}))
+        waiting = GaugeMetricFamily("tocsin_spans_waiting", "Spans that wait for their trace.", came.pop("waiting", 0))
+        for kind, count in sorted(came.items()):
+            received.add_metric([kind], count)
+        return [*found, received, waiting]
 
 
 def metrics_text(status: Mapping[str, Any], alarms: Mapping[str, Any]) -> bytes:

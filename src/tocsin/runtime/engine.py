@@ -5,6 +5,7 @@ entries (already durable) ──> Hierarchy (summaries climb) ──> Cluster (m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -189,6 +190,7 @@ class Engine:
             "windows": self.witness.windows,
             "agents": len(self.witness.names),
             "agents_judged": detector.fleet_size,
+            "alarm_log_e_nats": math.log(max(1, detector.fleet_size) * 1e6 / self.roster.alpha_ppm),
             "evidence_stated": sum(m.evidence_stated for m in self.monitors),
             "verdicts": len(self.verdicts),
             "agents_flagged": sum(entry.flagged for entry in self.entries.values()),

@@ -51,7 +51,7 @@ class LinkOptions:
     queue_bytes: int = 4 << 20
     unsent_bytes: int = 256 << 10  # handed to the kernel's side before the queue fills
     handshake_seconds: float = 5.0
-    pending: int = 256  # connections in a handshake at a time, opened by others
+    pending: int = 256  # connections in a handshake at a time, opened by others; the oldest makes room for one more
     first_redial_seconds: float = 0.05
     last_redial_seconds: float = 2.0
     heartbeat_seconds: float = 2.0  # a silent link is asked, and after three of these given up
@@ -116,7 +116,7 @@ class TcpBus:
         self._on_change = on_change
         self._delay_ns = delay_ns
         self._peers = {i: _Peer(i) for i in (range(len(nodes)) if peers is None else sorted(peers)) if i != me}
-        self._links: set[Link] = set()  # in a handshake too
+        self._links: dict[Link, None] = {}  # in a handshake too, oldest first
         self._events = Events(
             self._connected, self._proven, self._received, self._writable, self._lost, self._count_refusal
         )
@@ -266,15 +266,14 @@ class TcpBus:
     def _count_refusal(self, reason: str) -> None:
         self.refused[reason] += 1
 
-    def _connected(self, link: Link) -> bool:
+    def _connected(self, link: Link) -> None:
+        """Idle connections must not keep out who has something to say, so of too many the oldest goes."""
         assert link.transport is not None
         link.transport.set_write_buffer_limits(high=self.options.unsent_bytes)
-        self._links.add(link)
-        greeting = sum(one.peer is None and not one.dialled for one in self._links)
-        if not link.dialled and greeting > self.options.pending:
-            self._count_refusal("too many handshakes at a time")
-            return False
-        return True
+        self._links[link] = None
+        greeting = [one for one in self._links if one.peer is None and not one.dialled]
+        if len(greeting) > self.options.pending:
+            greeting[0].refuse("too many handshakes at a time")
 
     def _proven(self, link: Link, number: int) -> None:
         peer = self._peers[number]
@@ -296,7 +295,7 @@ class TcpBus:
         self._flush(self._peers[number])
 
     def _lost(self, link: Link) -> None:
-        self._links.discard(link)
+        self._links.pop(link, None)
         if link.peer is not None:
             peer = self._peers[link.peer]
             peer.link = None

@@ -16,7 +16,7 @@ from tocsin.wire.link import MAX_HANDSHAKE_BYTES, Frames, Handshake
 class Events:
     """What a link tells its bus."""
 
-    connected: Callable[[Link], bool]  # whether there is room for it
+    connected: Callable[[Link], None]
     proven: Callable[[Link, int], None]  # the other end has shown to be this node
     received: Callable[[int, int, bytes], None]  # node, kind, body; may raise WireError
     writable: Callable[[int], None]
@@ -68,10 +68,8 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        if self._events.connected(self):
-            self.write(self._handshake.opening())
-        else:
-            self.abort()
+        self._events.connected(self)
+        self.write(self._handshake.opening())
 
     def data_received(self, data: bytes) -> None:
         try:
