@@ -72,5 +72,7 @@ def test_the_doctor_checks_the_port_that_is_asked_about(tmp_path):
         checks = {check["check"]: check["ok"] for check in json.loads(told.stdout)}
         assert told.returncode == 1
         assert not checks["port"]
+        told = run("doctor", "--data", tmp_path / "data", "--port", port, "--json")
+        assert told.returncode == 0, told.stdout  # its own tocsin is no obstacle
     told = run("doctor", "--data", tmp_path, "--port", 0, "--json")
     assert json.loads(told.stdout)[5] == {"check": "port", "ok": True, "found": "the system chooses"}

@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from tocsin.errors import ConfigError, StorageCorrupt, StorageError
-from tocsin.runtime.datadir import open_datadir, read_roster, write_durably
+from tocsin.runtime.datadir import SALT_BYTES, SALT_SUM_BYTES, open_datadir, read_roster, write_durably
 
 SETTINGS = {"monitors": 4, "alpha_ppm": 10_000, "prior_ppm": 10_000}
 
@@ -121,6 +121,26 @@ def test_a_first_start_on_a_full_disk_is_begun_anew_once_there_is_room(tmp_path,
     assert roster in (None, again.roster)
     assert not list(data.rglob("keys/*.tmp"))
     assert len(list((data / "keys").iterdir())) == len(again.roster.keys) + 1
+    again.close()
+
+
+@pytest.mark.parametrize("bit", range(0, (SALT_BYTES + SALT_SUM_BYTES) * 8, 13))
+def test_a_flipped_bit_in_the_salt_is_found(tmp_path, bit):
+    open_datadir(tmp_path, **SETTINGS).close()
+    file = tmp_path / "keys" / "digest.salt"
+    body = bytearray(file.read_bytes())
+    body[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(body)
+    with pytest.raises(StorageCorrupt, match="salt"):
+        open_datadir(tmp_path, **SETTINGS)
+
+
+def test_a_salt_of_before_there_were_checksums_is_taken(tmp_path):
+    first = open_datadir(tmp_path, **SETTINGS)
+    first.close()
+    (tmp_path / "keys" / "digest.salt").write_bytes(first.salt)
+    again = open_datadir(tmp_path, **SETTINGS)
+    assert again.salt == first.salt
     again.close()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tocsin.cli.options import DataOption, Json, TokenOption, UrlOption
+from tocsin.cli.options import TOKEN_VARIABLE, DataOption, Json, TokenOption, UrlOption
 
 app = typer.Typer(
     name="tocsin",
@@ -48,7 +48,10 @@ def up(
     data: DataOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 lets the system choose.  [default: 4318]")] = None,
-    token: TokenOption = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Bearer token to ask of everybody; better given as the variable.", envvar=TOKEN_VARIABLE),
+    ] = None,
     monitors: Annotated[int | None, typer.Option(help="Monitors that analyse and vote.  [default: 4]")] = None,
     warmup: Annotated[
         int | None, typer.Option(help="Events of an agent that are learned before it is judged.  [default: 200]")

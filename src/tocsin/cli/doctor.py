@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tocsin.cli.look import running
 from tocsin.cli.options import settings
 from tocsin.cli.out import say, say_json, style
 from tocsin.errors import TocsinError
@@ -31,7 +32,7 @@ def run_doctor(data: Path | None, port: int | None, *, as_json: bool) -> None:
         ("sqlite", sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version),
         _signatures(),
         _directory(Path(chosen.data.dir)),
-        _port(chosen.server.host, chosen.server.port),
+        _port(chosen.server.host, chosen.server.port, running(Path(chosen.data.dir))),
         ("cores", True, f"{os.cpu_count()}"),
     ]
     _report(checks, as_json=as_json)
@@ -76,9 +77,11 @@ def _directory(path: Path) -> tuple[str, bool, str]:
     return ("data", free >= FREE_BYTES, f"{path} can be written; {free / (1 << 30):.1f} GiB free")
 
 
-def _port(host: str, port: int) -> tuple[str, bool, str]:
+def _port(host: str, port: int, own: str | None) -> tuple[str, bool, str]:
     if port == 0:
         return ("port", True, "the system chooses")
+    if own is not None and own.endswith(f":{port}"):
+        return ("port", True, f"the tocsin of this data directory is listening on {own}")
     try:
         with socket.create_server((host, port)):
             return ("port", True, f"{host}:{port} is free")

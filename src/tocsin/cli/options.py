@@ -20,9 +20,9 @@ UrlOption = Annotated[
     str | None,
     typer.Option("--url", help="A running tocsin.  [default: the one that last used the data directory]"),
 ]
+TOKEN_VARIABLE = "TOCSIN_SERVER_TOKEN"  # noqa: S105 - a name
 TokenOption = Annotated[
-    str | None,
-    typer.Option("--token", help="Bearer token of a tocsin that asks for one.", envvar="TOCSIN_SERVER_TOKEN"),
+    str | None, typer.Option("--token", help="Bearer token of a tocsin that asks for one.", envvar=TOKEN_VARIABLE)
 ]
 
 

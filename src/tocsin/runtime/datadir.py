@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from tocsin.trust.keyring import roster_from_dict, roster_to_dict
 from tocsin.trust.signing import SEED_BYTES, Signer
 
 SALT_BYTES = 32
+SALT_SUM_BYTES = 8
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ def open_datadir(path: Path, *, monitors: int, alpha_ppm: int, prior_ppm: int) -
             _make_keys(path, monitors, alpha_ppm, prior_ppm)
         _demand_whole(path, fresh)
         roster, signers = _keys(path, monitors, alpha_ppm, prior_ppm)
-        salt = (path / "keys" / "digest.salt").read_bytes()
+        salt = _read_salt(path / "keys" / "digest.salt")
     except BaseException:
         os.close(lock)
         raise
@@ -137,7 +139,8 @@ def _make_keys(path: Path, monitors: int, alpha_ppm: int, prior_ppm: int) -> Non
     seeds = [os.urandom(SEED_BYTES) for _ in range(monitors)]
     for i, seed in enumerate(seeds):
         write_durably(keys / f"monitor-{i}.seed", seed, 0o600)
-    write_durably(keys / "digest.salt", os.urandom(SALT_BYTES), 0o600)
+    salt = os.urandom(SALT_BYTES)
+    write_durably(keys / "digest.salt", salt + _sum_of(salt), 0o600)
     public = tuple(Signer(seed).public_key for seed in seeds)
     net = f"net-{os.urandom(6).hex()}"
     made = Roster(net=net, keys=public, alpha_ppm=alpha_ppm, prior_ppm=prior_ppm)
@@ -147,7 +150,7 @@ def _make_keys(path: Path, monitors: int, alpha_ppm: int, prior_ppm: int) -> Non
 def _demand_whole(path: Path, fresh: bool) -> None:
     """A monitor must not forget what it signed, nor a detector what it learned: nothing that was there may be gone."""
     salt = path / "keys" / "digest.salt"
-    gone = [] if salt.exists() and salt.stat().st_size == SALT_BYTES else [salt]
+    gone = [] if salt.exists() and salt.stat().st_size else [salt]
     if not fresh and (path / MADE_LAST).exists():
         databases = (path / name for name in ("journal.db", "ingest.db", "store.db"))
         gone += [file for file in databases if not file.exists() or file.stat().st_size == 0]
@@ -156,6 +159,19 @@ def _demand_whole(path: Path, fresh: bool) -> None:
             f"{gone[0]} is gone or empty",
             remedy="restore it from a copy; starting without it would contradict the past",
         )
+
+
+def _read_salt(file: Path) -> bytes:
+    """The salt; another one would make every value and recipient look new. Raises StorageCorrupt."""
+    body = file.read_bytes()
+    salt, kept = body[:SALT_BYTES], body[SALT_BYTES:]
+    if len(salt) != SALT_BYTES or kept not in (b"", _sum_of(salt)):  # directories of before had no checksum
+        raise StorageCorrupt(f"{file} is damaged", remedy="restore it from a copy, or use another directory")
+    return salt
+
+
+def _sum_of(salt: bytes) -> bytes:
+    return hashlib.blake2b(salt, digest_size=SALT_SUM_BYTES).digest()
 
 
 def _keys(path: Path, monitors: int, alpha_ppm: int, prior_ppm: int) -> tuple[Roster, tuple[Signer, ...]]:
