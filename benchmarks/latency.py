@@ -2,7 +2,7 @@
 
 A learned fleet; then sessions are posted one at a time, and after each the interface is polled until the session is
 analysed and nothing is waiting. Where that brought a verdict, the time from the start of the request counts. It
-contains parsing, fsync, four detectors, evidence, the leader's gathering delay (20 ms by default), two voting phases
+contains parsing, fsync, four detectors, evidence, the leader's gathering delay (10 ms by default), two voting phases
 with their fsyncs, the certificate's fsync, and up to one poll.
 """
 
