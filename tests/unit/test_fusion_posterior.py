@@ -22,7 +22,7 @@ from tocsin.stats.fixedpoint import ln_q32, log_mean_exp_q32
 from tocsin.stats.logodds import log_odds_of_ppm
 from tocsin.trust.canonical import entry_bytes
 from tocsin.trust.keyring import deterministic_signers, roster_hash, roster_of
-from tocsin.trust.merkle import root, verify_proof
+from tocsin.trust.merkle import node_hash, root, verify_proof
 from tocsin.wire.evidence import attested_items, encode_batch, open_batch
 
 SIGNERS = deterministic_signers(b"fusion", 4)
@@ -128,7 +128,8 @@ def test_folding_step_by_step_equals_the_definition(
         fold(posterior, *batches[start : start + per_fold])
     expected = from_the_definition(items, declared)
     assert posterior.entries == expected
-    assert posterior.root == root(entry_bytes(expected[name]) for name in sorted(expected))
+    entries_root = root(entry_bytes(expected[name]) for name in sorted(expected))
+    assert posterior.root == node_hash(entries_root, root(posterior.folded().items(0, 1 + len(expected))))
 
 
 def test_kinds_are_added_and_each_has_its_own_numbers() -> None:

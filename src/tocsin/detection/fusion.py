@@ -16,19 +16,28 @@ Every replica folds the same batches, so every replica gets the same entries and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from tocsin.detection.fold_state import (
+    Folded,
+    Leaves,
+    Said,
+    agent_bytes,
+    agent_from_bytes,
+    head_bytes,
+    head_from_bytes,
+)
 from tocsin.errors import InputError, VerificationError, WireError
-from tocsin.model.evidence import COORDINATION, Q32, Evidence, EvidenceBatch
+from tocsin.model.evidence import BEHAVIOUR, COORDINATION, Q32, Evidence, EvidenceBatch
 from tocsin.model.posterior import FoldResult, Inclusion, Preview
 from tocsin.model.verdict import PosteriorEntry, Roster
 from tocsin.stats.fdr import closed_e_bh_threshold_q32
 from tocsin.stats.fixedpoint import ln_q32, log_mean_exp_q32
 from tocsin.stats.logodds import clip_q32, log_odds_of_ppm, logistic
 from tocsin.trust.canonical import entry_bytes
-from tocsin.trust.merkle import MerkleTree, leaf_hash
+from tocsin.trust.merkle import MerkleTree, leaf_hash, node_hash
 from tocsin.wire.evidence import verify_evidence
 
 DEFAULT_PRIOR_PPM = 10_000
@@ -63,6 +72,9 @@ class _Statements:
 
     def spoke(self, m: int) -> bool:
         return self.last_seq[m] >= 0 or self.joint_round[m] >= 0
+
+    def numbers_of(self, m: int) -> Said:
+        return self.log_bf[m], self.log_e[m], self.last_seq[m], self.joint_log_e[m], self.joint_round[m]
 
     def merged(self, m: int) -> int:
         """Log e-value of monitor `m`, of both kinds together."""
@@ -99,9 +111,20 @@ class _State:
     position: dict[str, int] = field(default_factory=dict[str, int])
     leaves: dict[str, bytes] = field(default_factory=dict[str, bytes])
     tree: MerkleTree = field(default_factory=lambda: MerkleTree(()))
+    stated: MerkleTree = field(default_factory=lambda: MerkleTree(()))  # over head and statements, see fold_state.py
+    place: dict[str, int] = field(default_factory=dict[str, int])  # agent -> its leaf in `stated`
     declared: tuple[int, ...] = ()  # latest fleet size each monitor declared
     corroborated: frozenset[str] = frozenset()  # agents that more than f monitors spoke about
     fleet_size: int = 1
+
+    @property
+    def root(self) -> bytes:
+        """Over the entries, on the left, where a verdict's proof begins; and over what they follow from."""
+        return node_hash(self.tree.root, self.stated.root)
+
+    def proof(self, index: int) -> tuple[bytes, ...]:
+        """Path of the entry at `index` to `root`."""
+        return (*self.tree.proof(index), self.stated.root)
 
 
 class FleetPosterior:
@@ -112,12 +135,13 @@ class FleetPosterior:
         self._alpha_ppm = roster.alpha_ppm
         self._prior_q32 = log_odds_of_ppm(roster.prior_ppm)
         self._silent = _Statements(*((number,) * roster.n for number in (0, 0, -1, 0, -1)))
-        self._state = _State(declared=(0,) * roster.n)
+        nobody = (0,) * roster.n
+        self._state = _State(declared=nobody, stated=MerkleTree((leaf_hash(head_bytes(nobody)),)))
 
     @property
     def root(self) -> bytes:
-        """Root over the committed entries."""
-        return self._state.tree.root
+        """Root over the committed entries and the statements they follow from."""
+        return self._state.root
 
     @property
     def entries(self) -> dict[str, PosteriorEntry]:
@@ -144,7 +168,7 @@ class FleetPosterior:
     def preview(self, batches: Sequence[EvidenceBatch]) -> Preview:
         """See consensus/fold.py. The handle is the new state beside the one it came from."""
         state = self._next(batches)
-        return Preview(root=state.tree.root, handle=(self._state, state))
+        return Preview(root=state.root, handle=(self._state, state))
 
     def provisional(self, batches: Sequence[EvidenceBatch]) -> dict[str, PosteriorEntry]:
         """Entries as they would be if `batches` were certified: one monitor's own view. Changes nothing."""
@@ -154,8 +178,42 @@ class FleetPosterior:
         """See consensus/fold.py. Raises ValueError for a preview of another state."""
         if not isinstance(handle, tuple) or handle[0] is not self._state:
             raise ValueError("the preview is not of the current state")
-        before, after = self._state, cast(_State, handle[1])
-        self._state = after
+        return self._become(cast(_State, handle[1]))
+
+    def folded(self) -> Folded:
+        """See consensus/fold.py."""
+        state = self._state
+        agents = Leaves(list(state.statements), lambda name: self._leaf(name, state.statements[name]))
+        return Folded(head_bytes(state.declared), agents, state.stated, state.tree.root)
+
+    def restore(self, items: Sequence[bytes]) -> FoldResult:
+        """See consensus/fold.py. Raises WireError, and changes nothing then."""
+        state = _State(declared=head_from_bytes(items[0] if items else b"", self._n))
+        for item in items[1:]:
+            name, said = agent_from_bytes(item, self._n)
+            if name in state.statements or not said:
+                raise WireError("a fold's state speaks twice of an agent, or not at all")
+            silent = self._silent.numbers_of(0)
+            columns = zip(*(said.get(m, silent) for m in range(self._n)), strict=True)
+            state.statements[name] = _Statements(*columns)
+        state.corroborated = frozenset(n for n, said in state.statements.items() if self._corroborated(said))
+        state.fleet_size = self._fleet_size(state.declared, len(state.corroborated))
+        self._decide(_State(), state, set(state.statements))
+        self._grow(state, set(state.statements))
+        return self._become(state)
+
+    def spoken(self, monitor: int) -> Iterator[tuple[str, int, int]]:
+        """(agent, kind of evidence, last number) of what is certified that `monitor` spoke about."""
+        for name, said in self._state.statements.items():
+            for kind, numbers in ((BEHAVIOUR, said.last_seq), (COORDINATION, said.joint_round)):
+                if numbers[monitor] >= 0:
+                    yield name, kind, numbers[monitor]
+
+    def _leaf(self, name: str, said: _Statements) -> bytes:
+        return agent_bytes(name, ((m, said.numbers_of(m)) for m in range(self._n) if said.spoke(m)))
+
+    def _become(self, after: _State) -> FoldResult:
+        before, self._state = self._state, after
         changed = [
             entry
             for name, entry in after.entries.items()
@@ -165,7 +223,7 @@ class FleetPosterior:
         proofs: list[Inclusion] = []
         for entry in changed:
             index = after.position[entry.agent_id]
-            proofs.append((index, after.tree.proof(index)))
+            proofs.append((index, after.proof(index)))
         dissent = [tuple(self._dissenting(after.statements[entry.agent_id], entry.flagged)) for entry in changed]
         return FoldResult(changed=tuple(changed), proofs=tuple(proofs), dissent=tuple(dissent))
 
@@ -185,13 +243,24 @@ class FleetPosterior:
                     statements[item.agent_id] = known.with_evidence(item)
                     touched.add(item.agent_id)
         corroborated = old.corroborated | {name for name in touched if self._corroborated(statements[name])}
-        # Liars cannot lift this above what an honest monitor declared, nor above the agents one spoke about.
-        fleet_size = max(1, len(corroborated), sorted(declared, reverse=True)[self._f])
+        fleet_size = self._fleet_size(declared, len(corroborated))
         state = replace(
             old, statements=statements, declared=tuple(declared), corroborated=corroborated, fleet_size=fleet_size
         )
         self._decide(old, state, touched)
+        self._grow(state, touched)
         return state
+
+    def _fleet_size(self, declared: Sequence[int], corroborated: int) -> int:
+        """Liars cannot lift this above what an honest monitor declared, nor above the agents one spoke about."""
+        return max(1, corroborated, sorted(declared, reverse=True)[self._f])
+
+    def _grow(self, state: _State, touched: set[str]) -> None:
+        """Bring the tree over what was stated up to date: leaves are in the order in which agents were spoken of."""
+        if len(state.place) < len(state.statements):
+            state.place = {name: i for i, name in enumerate(state.statements, start=1)}
+        leaves = {state.place[name]: leaf_hash(self._leaf(name, state.statements[name])) for name in touched}
+        state.stated = state.stated.replaced({0: leaf_hash(head_bytes(state.declared)), **leaves})
 
     def _corroborated(self, said: _Statements) -> bool:
         """Whether an honest monitor spoke about the agent. Only such agents are hypotheses: f liars can invent names by

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tocsin.consensus import journal
@@ -20,21 +19,13 @@ from tocsin.consensus.messages import (
 )
 from tocsin.consensus.replica import Replica
 from tocsin.detection.fusion import FleetPosterior
-from tocsin.model.evidence import EvidenceBatch
-from tocsin.model.posterior import FoldResult, Preview
+from tocsin.model.posterior import FoldResult
 from tocsin.model.verdict import Roster
 from tocsin.trust.signing import Signer
 
 
-class RootFold:
+class RootFold(FleetPosterior):
     """A fold that only says what was folded: agreement needs no more of it."""
-
-    def __init__(self, roster: Roster) -> None:
-        self._posterior = FleetPosterior(roster)
-
-    def preview(self, batches: Sequence[EvidenceBatch]) -> Preview:
-        """See consensus/fold.py."""
-        return self._posterior.preview(batches)
 
     def commit(self, handle: object) -> FoldResult:  # noqa: ARG002 - one epoch is all there is
         """Nothing: no second epoch follows."""

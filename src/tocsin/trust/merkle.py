@@ -68,16 +68,25 @@ class MerkleTree:
         return tuple(path)
 
     def replaced(self, leaf_hashes: Mapping[int, bytes]) -> MerkleTree:
-        """The same tree with some leaves' hashes replaced: touches only their paths."""
+        """The same tree with some leaves' hashes replaced, or added without a gap: touches only their paths."""
         tree = MerkleTree(())
         tree._levels = [level.copy() for level in self._levels]
-        for index, value in leaf_hashes.items():
-            tree._levels[0][index] = value
+        for index, value in sorted(leaf_hashes.items()):
+            if index < len(tree._levels[0]):
+                tree._levels[0][index] = value
+            elif index == len(tree._levels[0]):
+                tree._levels[0].append(value)
+            else:
+                raise IndexError(index)
+        while 1 << (len(tree._levels) - 1) < len(tree._levels[0]):
+            tree._levels.append([])
         touched = set(leaf_hashes)
         for height, level in enumerate(tree._levels[:-1]):
             touched = {index >> 1 for index in touched}
+            above = tree._levels[height + 1]
+            above.extend([EMPTY[height + 1]] * ((len(level) + 1) // 2 - len(above)))
             for index in touched:
-                tree._levels[height + 1][index] = _parent(level, height, index)
+                above[index] = _parent(level, height, index)
         return tree
 
 
