@@ -73,6 +73,18 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 200
 
 
+class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the operator knows of the agents' tools."""
+
+    effects_file: Annotated[
+        str,
+        _knob(
+            "TOML file whose table [effects] says which tools read, write or send (egress); empty: none",
+            trade_off="comes before what spans say of themselves, so an agent cannot call its upload a read",
+        ),
+    ] = ""
+
+
 class Detection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much evidence it takes."""
 
@@ -209,6 +221,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     server: Server = Server()
     data: Data = Data()
     learning: Learning = Learning()
+    tools: Tools = Tools()
     detection: Detection = Detection()
     consensus: Consensus = Consensus()
     coordination: Coordination = Coordination()

@@ -71,6 +71,19 @@ def _demand_sendable(token: str) -> None:
         )
 
 
+def _stated_effects(file: str) -> dict[str, str]:
+    """What the operator says of tools. Raises ConfigError."""
+    if not file:
+        return {}
+    from tocsin.ingest.tool_effects import read_effects
+
+    try:
+        text = Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}", remedy="correct tools.effects_file") from error
+    return read_effects(text, file)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket. Raises AddressInUse with what to do about it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -96,6 +109,7 @@ class TocsinServer:
         """`alter` makes monitors lie; `accelerated` takes event times as they come, not comparing them with now."""
         self.settings = settings
         _demand_sendable(settings.server.token)
+        self._effects = _stated_effects(settings.tools.effects_file)
         self._socket = listen(settings.server.host, settings.server.port)
         try:
             self.data: DataDir = open_datadir(
@@ -150,7 +164,7 @@ class TocsinServer:
         gc.freeze()  # what recovery built stays: the collector need not walk it again and again
         gc.set_threshold(*COLLECT)
         try:
-            self._decoder.begin(self.data.salt, self.service.held(), time.time_ns())
+            self._decoder.begin(self.data.salt, self.service.held(), time.time_ns(), self._effects)
         except WireError as error:
             raise StorageCorrupt(
                 f"what {self.data.ingest} holds of unfinished traces is damaged: {error}",

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from running import Up, command, environment, run
 
-from tocsin.config import Data, Server, Settings
+from tocsin.config import Data, Server, Settings, Tools
 from tocsin.errors import ConfigError
 from tocsin.serve import open_server
 
@@ -57,6 +57,20 @@ def test_further_tokens_that_no_header_can_carry(tmp_path, token):
     settings = Settings(server=Server(port=0, token=token), data=Data(dir=str(tmp_path / "d")))
     with pytest.raises(ConfigError, match=r"server\.token"):
         open_server(settings)
+
+
+def test_a_file_of_tools_that_does_not_fit(tmp_path):
+    file = tmp_path / "tools.toml"
+    for content, says in [(None, "cannot read"), ('[effects]\nupload = "harmless"', "read, write, egress")]:
+        if content is not None:
+            file.write_text(content)
+        settings = Settings(
+            server=Server(port=0), data=Data(dir=str(tmp_path / "d")), tools=Tools(effects_file=str(file))
+        )
+        with pytest.raises(ConfigError) as error:
+            open_server(settings)
+        assert says in f"{error.value} {error.value.remedy}"
+    assert not (tmp_path / "d").exists()
 
 
 def test_nobody_there(tmp_path):

@@ -20,7 +20,7 @@ from tocsin.ingest import intake
 from tocsin.ingest.decoder import Decoder
 from tocsin.ingest.exchange import LENGTHS, Answer, Failed, Room, Sweep, Taken, Traces, answer, failed, frame
 from tocsin.ingest.otlp_http import Receiver
-from tocsin.model.events import Admitted, EventBatch
+from tocsin.model.events import Admitted, Effect, EventBatch
 from tocsin.runtime.ingest_log import Held
 from tocsin.wire.events import decode_batch
 
@@ -88,6 +88,22 @@ def test_answers_come_in_order_however_many_are_asked_at_once() -> None:
         return [action for batch in batches for action in batch.actions]
 
     assert asyncio.run(ask()) == [f"t{number}" for number in range(1, 51)]
+    decoder.close()
+
+
+def test_what_the_operator_says_of_tools_reaches_the_process() -> None:
+    decoder = Decoder()
+    decoder.begin(b"", (), T0, {"t*": "egress"})
+
+    async def ask() -> list[int]:
+        await decoder.connect()
+        reading = asyncio.create_task(decoder.read())
+        _, batch = await decoder.ask(Traces(False, False, T0, PLENTY), body(1), taken)
+        reading.cancel()
+        await decoder.disconnect()
+        return batch.effect.tolist()
+
+    assert asyncio.run(ask()) == [Effect.EGRESS]
     decoder.close()
 
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from tocsin.errors import WireError
 from tocsin.ingest import names
-from tocsin.ingest.catalogue import EFFECTS, effect_of
 from tocsin.ingest.held import (
     Record,
     TraceStep,
@@ -34,6 +33,7 @@ from tocsin.ingest.held import (
 from tocsin.ingest.ragged import text_hash
 from tocsin.ingest.rows import Argument, BatchBuilder, Row, bounded, number, why_no_number
 from tocsin.ingest.sessions import Sessions, output_length, plain_text, structure
+from tocsin.ingest.tool_effects import ToolEffects
 from tocsin.ingest.traces import Link, Trace, TraceBuffer, Unsaved
 from tocsin.model.events import Effect, EventBatch, Kind
 from tocsin.runtime.ingest_log import Held
@@ -47,11 +47,6 @@ MAX_METRIC_NAME = 64
 MAX_METRICS_PER_SPAN = 64
 FINAL_ACTION = "_final"
 _NAN = float("nan")
-_ANNOTATIONS = (
-    (names.MCP_READ_ONLY[0], int(Effect.READ)),
-    (names.MCP_OPEN_WORLD[0], int(Effect.EGRESS)),
-    (names.MCP_DESTRUCTIVE[0], int(Effect.WRITE)),
-)
 # Plain numbers: members of an enumeration are looked up and stored several times slower.
 CALL, FINAL, CHAT, METRIC = int(Kind.CALL), int(Kind.FINAL), int(Kind.CHAT), int(Kind.METRIC)
 UNKNOWN_EFFECT, FINAL_EFFECT = int(Effect.UNKNOWN), int(Effect.FINAL)
@@ -79,8 +74,11 @@ class _Resource:
 class Attributor:
     """Stateful over requests; one caller at a time. `counts` says what became no row, or no number, by reason."""
 
-    def __init__(self, salt: bytes = b"", buffer: TraceBuffer | None = None) -> None:
+    def __init__(
+        self, salt: bytes = b"", buffer: TraceBuffer | None = None, effects: ToolEffects | None = None
+    ) -> None:
         self._buffer = buffer if buffer is not None else TraceBuffer()
+        self._effects = effects if effects is not None else ToolEffects()
         self._sessions = Sessions(salt)
         self._builder = BatchBuilder()
         self._changed: dict[bytes, Trace] = {}  # traces with something to write down
@@ -227,7 +225,7 @@ class Attributor:
         arguments: tuple[Argument, ...] = ()
         if kind == CALL:
             action = tool
-            effect = _effect(attributes, tool)
+            effect = self._effects.of(attributes, tool)
             arguments = self._arguments(attributes, key, tool, values)
         elif kind == CHAT:
             # Only here: an agent span repeats the sum of its model calls.
@@ -345,22 +343,6 @@ def _tool(attributes: Mapping[str, Any], span_name: str) -> str:
     if not name:
         name = span_name.removeprefix("execute_tool ").removeprefix("tools/call ")
     return bounded(name) or "unnamed"
-
-
-def _effect(attributes: Mapping[str, Any], tool: str) -> int:
-    """Side-effect class: stated, else by MCP annotations, else by the tool's name."""
-    stated = attributes.get("tocsin.tool.effect")
-    if isinstance(stated, str) and stated in EFFECTS:
-        return int(EFFECTS[stated])
-    for name, effect in _ANNOTATIONS:
-        if name in attributes and attributes[name] is True:
-            return effect
-    return _guessed(tool)
-
-
-@lru_cache(maxsize=4096)
-def _guessed(tool: str) -> int:
-    return int(effect_of(tool))
 
 
 def _failed(attributes: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,13 +51,13 @@ class Decoder:
         """Of the decoder's process."""
         return self._process.pid
 
-    def begin(self, salt: bytes, held: Iterable[bytes], now_ns: int) -> None:
-        """Hand over what an earlier decoder held; returns when the process is ready.
+    def begin(self, salt: bytes, held: Iterable[bytes], now_ns: int, effects: Mapping[str, str] | None = None) -> None:
+        """Hand over what an earlier decoder held, and what the operator says of tools; returns when it is ready.
 
         Raises WireError where a record is damaged, StorageError where the process did not start.
         """
         try:
-            self._socket.sendall(frame(Begin(salt, list(held), now_ns), 0))
+            self._socket.sendall(frame(Begin(salt, list(held), now_ns, dict(effects or {})), 0))
             header_bytes, _ = LENGTHS.unpack(self._exactly(LENGTHS.size))
             reply = answer(self._exactly(header_bytes))
         except OSError as error:

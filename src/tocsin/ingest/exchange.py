@@ -36,6 +36,7 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     salt: bytes
     held: list[bytes]
     now_ns: int
+    effects: dict[str, str] = {}  # what the operator says of tools
 
 
 class Traces(msgspec.Struct, frozen=True, tag="traces"):

@@ -30,6 +30,7 @@ from tocsin.ingest.exchange import (
     question,
 )
 from tocsin.ingest.names import WANTED
+from tocsin.ingest.tool_effects import ToolEffects
 from tocsin.model.events import EventBatch
 from tocsin.wire import otlp, otlp_json
 from tocsin.wire.events import encode_batch
@@ -63,7 +64,7 @@ class Intake:
             return self._taken(SpanColumns(), self._attributor.sweep(asked.now_ns))
         if isinstance(asked, Count):
             return Counted(_COUNTERS[asked.signal, asked.json](inflate(body) if asked.gzipped else body)), b""
-        self._attributor = Attributor(asked.salt)
+        self._attributor = Attributor(asked.salt, effects=ToolEffects(asked.effects))
         self._attributor.restore(asked.held, asked.now_ns)
         return Taken(), b""
 
