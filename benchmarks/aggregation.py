@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks._harness import Bench, main, percentile
 from tocsin.aggregation.hierarchy import Hierarchy
 from tocsin.aggregation.summary import Summary, vector_size
+from tocsin.aggregation.tree import REGION
 from tocsin.model.baseline import Level
 from tocsin.model.events import EventBatch
 from tocsin.stats.exactsum import ExactSum, kahan_sum, naive_sum, neumaier_sum
@@ -156,6 +157,7 @@ def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
     )  # fmt: skip
     now, times, packets = 10_000 * SECOND, list[float](), list[float]()
     hierarchy.pump(now)
+    somebody = [next(iter(region.children)) for region in hierarchy.tree.at_level(REGION)]
     for _ in range(50):
         now += 21 * SECOND
         hierarchy.pump(now)  # heartbeats leave here, so that they are not charged to the event
@@ -163,10 +165,16 @@ def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
         before, start = hierarchy.packets, time.perf_counter()
         hierarchy.observe(one)
         hierarchy.pump(now)
+        for agent in somebody:
+            hierarchy.fleet_known_to(agent)
         times.append(1e3 * (time.perf_counter() - start))
         packets.append(hierarchy.packets - before)
     bench.record_all(
-        "event to root and back to every leaf, one process", times, unit="ms", requirement="R1.9", bound="< 100"
+        "event to root and back to every region's leaves, one process",
+        times,
+        unit="ms",
+        requirement="R1.9",
+        bound="< 100",
     )
     bench.record("packets an update costs", percentile(packets, 50), unit="", requirement="R1.6", bound="<= 4")
 

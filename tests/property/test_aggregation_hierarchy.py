@@ -239,6 +239,58 @@ def test_staleness_is_the_age_of_the_oldest_contribution() -> None:
     assert hierarchy.baseline(Level.GLOBAL, hierarchy.tree.root).staleness_seconds == 0.0
 
 
+class Counting(Aggregator):
+    """Counts what is asked of all nodes together."""
+
+    steps = 0
+
+    def step(self, now_ns: int, event: Input) -> list[Output]:
+        Counting.steps += 1
+        return super().step(now_ns, event)
+
+
+def test_an_update_is_the_work_of_its_path_however_large_the_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R1.6: 60 agents in a few regions, or 2400 in three zones."""
+    monkeypatch.setattr("tocsin.aggregation.hierarchy.Aggregator", Counting)
+    for n in (60, 2400):
+        hierarchy = Hierarchy(flush_ns=0)
+        hierarchy.observe(fleet(n, 3000, seed=1))
+        hierarchy.pump(SECOND)
+        hierarchy.observe(batch(["a3"], np.zeros((1, 3)), ("f0", "f1", "f2")))
+        steps, packets = Counting.steps, hierarchy.packets
+        hierarchy.pump(2 * SECOND)
+        assert Counting.steps - steps <= 6  # a packet and a flush a level
+        assert hierarchy.packets - packets == 3
+        down = hierarchy.packets_down
+        view = hierarchy.fleet_known_to("a7")
+        assert hierarchy.packets_down - down <= 3 * 3  # grid and sum, fetched over three levels
+        assert view.read() is not None
+        assert view.seq == 2 * SECOND
+        hierarchy.fleet_known_to("a7")
+        assert hierarchy.packets_down - down <= 3 * 3  # nothing new, nothing fetched
+        assert hierarchy.root_equals_leaf_sum()
+
+
+def test_silent_nodes_repeat_themselves_and_a_clock_that_is_set_back_silences_none() -> None:
+    hierarchy = Hierarchy(flush_ns=0)
+    hierarchy.observe(fleet(60, 900))
+    hierarchy.pump(1000 * SECOND)
+    for second in (1001, 1009):
+        before = hierarchy.packets
+        hierarchy.pump(second * SECOND)
+        assert hierarchy.packets == before
+    hierarchy.pump(1010 * SECOND)
+    beat = hierarchy.packets - before
+    assert beat == len(hierarchy.nodes) - 1 + len(hierarchy.tree.at_level(1))  # nodes, and the leaves of regions
+    hierarchy.pump(500 * SECOND)
+    assert hierarchy.packets == before + 2 * beat
+    hierarchy.pump(501 * SECOND)
+    assert hierarchy.packets == before + 2 * beat
+    hierarchy.pump(511 * SECOND)
+    assert hierarchy.packets == before + 3 * beat
+    assert hierarchy.fleet_known_to("a1").seq == 511 * SECOND
+
+
 def test_hostile_names_are_bounded_and_share_an_overflow() -> None:
     hierarchy = Hierarchy()
     names = tuple(f"tool-{k}\x1b[31m\ud800{'x' * 300}"[-280:] + str(k) for k in range(MAX_ACTIONS + 50))

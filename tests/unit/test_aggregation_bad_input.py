@@ -12,7 +12,6 @@ import pytest
 from tocsin.aggregation.aggregator import Aggregator
 from tocsin.aggregation.fleet_view import statement
 from tocsin.aggregation.hierarchy import Hierarchy
-from tocsin.aggregation.leaves import leaf_source
 from tocsin.aggregation.messages import Arrived, Downward, FromAbove
 from tocsin.aggregation.tree import REGION
 from tocsin.dashboard.metrics import ALARMS, COUNTERS, GAUGES, metrics_text
@@ -187,7 +186,7 @@ def test_a_statement_from_the_future_is_refused_counted_and_does_not_stop_the_ne
     assert hierarchy.state()["refused"] == {"ahead of the clock": 1}
     hierarchy.observe(batch(seed=1))
     hierarchy.pump(3 * SECOND)
-    assert region.fleet.seq == hierarchy.fleet_known_to("a0").seq == 3 * SECOND
+    assert hierarchy.fleet_known_to("a0").seq == region.fleet.seq == 3 * SECOND
 
 
 def test_what_was_refused_stays_counted_when_nodes_fail_and_are_merged_away() -> None:
@@ -200,7 +199,7 @@ def test_what_was_refused_stays_counted_when_nodes_fail_and_are_merged_away() ->
     for region in regions:
         region.step(0, Arrived(b"nonsense"))
         region.step(0, FromAbove(b"nonsense"))
-        hierarchy.leaves.view(leaf_source(region.id)).accept(b"nonsense", 0)
+        hierarchy.leaves.reports.view(region.id).accept(b"nonsense", 0)
     expected = {"malformed": 3 * len(regions)}
     assert hierarchy.state()["refused"] == expected
     hierarchy.fail_over(regions[0].id)

@@ -63,8 +63,6 @@ class Aggregator:
         self.slots: dict[str, Slot] = {}
         self.refused: Counter[str] = Counter()
         self.fleet = FleetView()
-        self.sent_bytes = 0
-        self.sent_packets = 0
         self._sent = self.total
         self._seq = -1
         self._sent_ns = 0
@@ -98,7 +96,7 @@ class Aggregator:
             case ResendAsked():
                 self._snapshot_due = True
             case FromAbove(body):
-                return self._pass_down(body) if self.fleet.accept(body, now_ns) else []
+                return [Downward(body)] if self.fleet.accept(body, now_ns) else []
             case Flush():
                 return self._flush(now_ns) if self.parent else self._state(now_ns)
         return []
@@ -205,7 +203,7 @@ class Aggregator:
     # ---- upwards facing
 
     def _due(self, now_ns: int) -> bool:
-        return self._changed or self._snapshot_due or now_ns - self._sent_ns >= HEARTBEAT_NS
+        return self._changed or self._snapshot_due or not 0 <= now_ns - self._sent_ns < HEARTBEAT_NS
 
     def _flush(self, now_ns: int) -> list[Output]:
         if self.epoch < 0 or not self._due(now_ns):
@@ -224,8 +222,6 @@ class Aggregator:
             )
         )  # fmt: skip
         self._sent, self._sent_ns, self._changed, self._snapshot_due = self.total, now_ns, False, False
-        self.sent_packets += len(out)
-        self.sent_bytes += sum(map(len, out))
         return [Upward(self.parent, body, self.id) for body in out]
 
     # ---- about the whole fleet
@@ -239,9 +235,4 @@ class Aggregator:
             self.total, self.grid, level=self.level, seq=self.fleet.next_seq(now_ns), as_of_ms=self.as_of_ms,
             agents=self.agents,
         )  # fmt: skip
-        return [output for body in packets if self.fleet.accept(body, now_ns) for output in self._pass_down(body)]
-
-    def _pass_down(self, body: bytes) -> list[Output]:
-        self.sent_packets += len(self.slots)
-        self.sent_bytes += len(self.slots) * len(body)
-        return [Downward(child, body) for child in self.slots]
+        return [Downward(body) for body in packets if self.fleet.accept(body, now_ns)]

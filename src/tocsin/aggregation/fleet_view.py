@@ -81,6 +81,13 @@ class FleetView:
                 self._grid = self._next
         return True
 
+    def follow(self, above: FleetView, now_ns: int) -> list[bytes]:
+        """Take over what the node above knows where that is newer; returns the packets that this took."""
+        self._keep_up(now_ns)
+        if above.seq <= self.seq:
+            return []
+        return [body for body in (above._grid, *above._complete) if self.accept(body, now_ns)]
+
     def _accept_grid(self, body: bytes) -> bool:
         """Always passed on, since who has just joined needs it. It counts with a statement only, whatever its epoch."""
         if body not in (self._next, self._grid):

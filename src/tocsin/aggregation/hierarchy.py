@@ -1,4 +1,8 @@
-"""Tree, leaves and aggregators of one monitor, wired together in memory. Packets still cross as bytes."""
+"""Tree, leaves and aggregators of one monitor, wired together in memory. Packets still cross as bytes.
+
+An update touches the nodes on its way to the root and no others: nobody is visited to see whether it has something to
+say, and what the root says about the fleet is fetched, node by node, by who asks for it.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,25 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tocsin.aggregation.aggregator import Aggregator
+from tocsin.aggregation.aggregator import HEARTBEAT_NS, Aggregator
 from tocsin.aggregation.derive import Scope, derive, derive_all
 from tocsin.aggregation.fleet_view import FleetView
-from tocsin.aggregation.leaves import LeafSummaries, leaf_source
+from tocsin.aggregation.leaves import LeafSummaries
 from tocsin.aggregation.messages import (
     Adopt,
     Arrived,
     AskResend,
     Attach,
     Detach,
+    Downward,
     Flush,
-    FromAbove,
     Output,
     ResendAsked,
     Upward,
 )
 from tocsin.aggregation.newcomers import Expectation, expect
 from tocsin.aggregation.placement import NetworkMap
+from tocsin.aggregation.reports import leaf_source
 from tocsin.aggregation.summary import Summary
 from tocsin.aggregation.tree import REGION, Tree
 from tocsin.errors import InputError
@@ -45,11 +50,13 @@ class Hierarchy:
         self.leaves = LeafSummaries(self.tree, self.network, learn_live=learn_live)
         self.nodes: dict[str, Aggregator] = {}
         self.packets = 0
-        self.packets_down = 0
+        self.packets_down = 0  # fetched from the node above
         self.control = 0  # messages about who is whose parent or child, requests for snapshots among them
         self.bytes = 0
         self.largest_packet = 0
         self._refused: Counter[str] = Counter()  # by nodes that are no more
+        self._awake: dict[int, dict[str, None]] = {}  # level -> nodes that may have something to say
+        self._spoke: dict[str, int] = {}  # node -> when it last stated something (ns), longest ago first
         self._flush_ns = flush_ns
         self._pumped_ns = -(1 << 62)
         self._now_ns = 0
@@ -85,6 +92,7 @@ class Hierarchy:
         node = self.tree.nodes[node_id]
         self._forget(node_id)
         self.nodes[node_id] = Aggregator(node_id, node.level)
+        self._spoke[node_id] = self._now_ns
         if node.level == REGION:
             self._tell(node_id, Attach(leaf_source(node_id)))
             self._ask_again(leaf_source(node_id))
@@ -99,6 +107,7 @@ class Hierarchy:
 
     def _tell(self, node_id: str, what: Attach | Detach | Adopt | ResendAsked) -> None:
         self.control += 1
+        self._wake(node_id)
         for child in self._deliver(self._now_ns, self.nodes[node_id].step(self._now_ns, what)):
             self._ask_again(child)
 
@@ -108,15 +117,25 @@ class Hierarchy:
             self._tell(child, ResendAsked())
         else:
             self.control += 1
-            self.leaves.resend(child.partition("/")[2])
+            self.leaves.reports.resend(child.partition("/")[2])
 
     def region_of(self, agent_id: str) -> str:
         """Id of the agent's region. Raises `UnknownAgent`."""
         return self.tree.region_of(agent_id)
 
     def fleet_known_to(self, agent_id: str) -> FleetView:
-        """What the agent's side of the tree was last told about the whole fleet. Raises `UnknownAgent`."""
-        return self.leaves.view(leaf_source(self.tree.region_of(agent_id)))
+        """What the root last said about the whole fleet, fetched down the agent's path. Raises `UnknownAgent`."""
+        node_id = region = self.tree.region_of(agent_id)
+        views = [self.leaves.reports.view(region)]
+        while node_id:
+            if node_id in self.nodes:  # a node made since the last climb is not there yet
+                views.append(self.nodes[node_id].fleet)
+            node_id = self.tree.nodes[node_id].parent
+        for k in range(len(views) - 1, 0, -1):
+            fetched = views[k - 1].follow(views[k], self._pumped_ns)
+            self.packets_down += len(fetched)
+            self.bytes += sum(map(len, fetched))
+        return views[0]
 
     def pump(self, now_ns: int) -> None:
         """Send what has changed up the tree, at most once per flush interval (given, or growing with the fleet)."""
@@ -124,23 +143,43 @@ class Hierarchy:
         interval = self._flush_ns
         if interval is None:
             interval = FLUSH_NS + FLUSH_NS_PER_REGION * len(self.nodes)
-        if now_ns - self._pumped_ns >= interval:
+        if not 0 <= now_ns - self._pumped_ns < interval:  # or the clock has been set back
             self._climb(now_ns)
 
     def _climb(self, now_ns: int) -> None:
         self._pumped_ns = now_ns
         changes = self.tree.drain()
         self._follow(changes.parents)
+        self._wake_the_long_silent(now_ns)
         for rounds in range(2):  # a second round answers requests for snapshots
             asked = self._deliver(now_ns, list(self.leaves.flush(now_ns, changes.regions if not rounds else {})))
             for level in range(REGION, self.tree.depth):
-                for node in self.tree.at_level(level):
-                    asked += self._deliver(now_ns, self.nodes[node.id].step(now_ns, Flush()))
+                for node_id in self._awake.pop(level, {}):
+                    asked += self._flush(now_ns, node_id)
             for child in asked:
                 self._ask_again(child)
             if not asked:
                 break
-        self._deliver(now_ns, self.nodes[self.tree.root].step(now_ns, Flush()))
+        self._flush(now_ns, self.tree.root)
+
+    def _flush(self, now_ns: int, node_id: str) -> list[str]:
+        """Let a node state what has changed. Returns the children that were asked for a snapshot."""
+        node = self.nodes.get(node_id)
+        outputs = node.step(now_ns, Flush()) if node is not None else []
+        if outputs:
+            self._spoke.pop(node_id, None)
+            self._spoke[node_id] = now_ns
+        return self._deliver(now_ns, outputs)
+
+    def _wake_the_long_silent(self, now_ns: int) -> None:
+        """For their heartbeat. A clock that was set back makes them due as well."""
+        for node_id, at in self._spoke.items():
+            if 0 <= now_ns - at < HEARTBEAT_NS:
+                break
+            self._wake(node_id)
+
+    def _wake(self, node_id: str) -> None:
+        self._awake.setdefault(self.nodes[node_id].level, {})[node_id] = None
 
     def _follow(self, changed: dict[str, None]) -> None:
         """Repeat the tree's restructuring on the aggregators: only the nodes named in `changed` are touched."""
@@ -154,6 +193,7 @@ class Hierarchy:
                 self._forget(node_id)
             elif mine is None:
                 self.nodes[node_id] = Aggregator(node_id, node.level)
+                self._spoke[node_id] = self._now_ns
                 if node.level == REGION:
                     self._tell(node_id, Attach(leaf_source(node_id)))
         for node_id in changed:
@@ -166,6 +206,7 @@ class Hierarchy:
     def _forget(self, node_id: str) -> None:
         """Remove a node; what it refused stays counted."""
         node = self.nodes.pop(node_id, None)
+        self._spoke.pop(node_id, None)
         if node is not None:
             self._refused += node.refused + node.fleet.refused
 
@@ -176,17 +217,13 @@ class Hierarchy:
             if isinstance(output, AskResend):
                 asked.append(output.child)
                 continue
-            self.bytes += len(output.body)
             self.largest_packet = max(self.largest_packet, len(output.body))
-            if isinstance(output, Upward):
-                self.packets += 1
-                asked += self._deliver(now_ns, self.nodes[output.to].step(now_ns, Arrived(output.body, output.child)))
-            elif output.child in self.nodes:
-                self.packets_down += 1
-                self._deliver(now_ns, self.nodes[output.child].step(now_ns, FromAbove(output.body)))
-            else:
-                self.packets_down += 1
-                self.leaves.view(output.child).accept(output.body, now_ns)
+            if isinstance(output, Downward):  # waits to be fetched
+                continue
+            self.bytes += len(output.body)
+            self.packets += 1
+            self._wake(output.to)
+            asked += self._deliver(now_ns, self.nodes[output.to].step(now_ns, Arrived(output.body, output.child)))
         return asked
 
     # ---- down

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.aggregation.fleet_view import FleetView
 from tocsin.aggregation.messages import Upward
 from tocsin.aggregation.placement import NetworkMap
+from tocsin.aggregation.reports import LeafReports
 from tocsin.aggregation.summary import MAX_ACTIONS, OVERFLOW_ACTION, Summary, vector_size
 from tocsin.aggregation.tree import Tree
 from tocsin.errors import InputError
@@ -40,7 +40,6 @@ I64 = NDArray[np.int64]
 FIT_ROWS = 512
 MOST_FITTED = 8192  # of a larger first batch, evenly many rows are fitted from
 NEW_FEATURE_SAMPLES = 64
-HEARTBEAT_NS = 10_000_000_000
 SATURATED_SHARE = 0.05  # a grid that fits clips .1 % of the samples it was fitted from
 
 
@@ -54,25 +53,10 @@ class _Rows:
     values: F64  # (n, d')
 
 
-@dataclass(slots=True)
-class _Sent:
-    """What a region has been told."""
-
-    total: Summary
-    seq: int = -1
-    at_ns: int = 0
-    snapshot_due: bool = True
-
-
 def bounded_name(name: str) -> str:
     """A hostile name made fit to be sent: valid UTF-8 of at most `wire.NAME_BYTES` bytes."""
     raw = name.encode("utf-8", "replace")
     return name if len(raw) <= wire.NAME_BYTES and name.isascii() else raw[: wire.NAME_BYTES].decode("utf-8", "ignore")
-
-
-def leaf_source(region: str) -> str:
-    """Name under which the leaves of `region` report to it."""
-    return f"leaves/{region}"
 
 
 class LeafSummaries:
@@ -82,6 +66,7 @@ class LeafSummaries:
     def __init__(self, tree: Tree, network: NetworkMap, *, fit_rows: int = FIT_ROWS, learn_live: bool = False) -> None:
         self.tree = tree
         self.network = network
+        self.reports = LeafReports(tree)
         self.epoch = -1
         self.grid = Grid((), (), ())
         self.row_of: dict[str, int] = {}
@@ -99,8 +84,6 @@ class LeafSummaries:
         self._first: list[_Rows] | None = []  # the rows the grid is fitted from; None once it is final
         self._latest: list[_Rows] = []  # at least as many rows again, the newest, once the grid is final
         self._late: dict[str, list[F64]] = {}  # feature not on the grid -> samples so far
-        self._sent: dict[str, _Sent] = {}
-        self._views: dict[str, FleetView] = {}
 
     # ---- in
 
@@ -110,7 +93,7 @@ class LeafSummaries:
             return
         batch = self._screened(batch)
         rows = self._rows_of_agents(batch)[batch.agent]
-        self.seen += np.bincount(rows, minlength=self.seen.shape[0])
+        np.add.at(self.seen, rows, 1)  # costs the batch, not the fleet
         codes = np.array([self._code(a) for a in batch.actions] + [-1], np.int64)  # last: index -1
         if self._learn_live:
             events = _Rows(rows, codes[batch.action], batch.feature_names, batch.values)
@@ -325,66 +308,29 @@ class LeafSummaries:
         names = list(self._codes)
         return {names[code]: int(per_action[code]) for code in np.flatnonzero(per_action).tolist()}
 
-    def view(self, source: str) -> FleetView:
-        """What the leaves that report as `source` (see `leaf_source`) were told about the whole fleet."""
-        view = self._views.get(source)
-        if view is None:
-            view = self._views[source] = FleetView()
-        return view
-
     def all_refused(self) -> Counter[str]:
         """What was refused here, statements about the fleet among it."""
-        refused = self.refused.copy()
-        for view in self._views.values():
-            if view.refused:
-                refused.update(view.refused)
-        return refused
-
-    def resend(self, region: str) -> None:
-        """`region` has lost track: the next flush sends it a snapshot."""
-        if region in self._sent:
-            self._sent[region].snapshot_due = True
+        return self.refused + self.reports.refused()
 
     def flush(self, now_ns: int, moved: dict[str, None]) -> list[Upward]:
         """Updates for every region whose agents acted, moved (`moved`, from `Tree.drain`) or were silent long."""
         if self.epoch < 0:
             return []
-        dirty = dict(moved)
+        due = {**self.reports.due(now_ns, self.epoch), **moved}
         touched = np.flatnonzero(self._touched)
         for row in touched.tolist():
             if self._agents[row] in self.tree:
-                dirty[self.tree.region_of(self._agents[row])] = None
+                due[self.tree.region_of(self._agents[row])] = None
         self._touched[touched] = False
         out: list[Upward] = []
-        for node in self.tree.at_level(1):
-            sent = self._sent.get(node.id)
-            if sent is None:
-                sent = self._sent[node.id] = _Sent(Summary.empty(self.epoch, len(self.grid)))
-            due = sent.snapshot_due or sent.total.epoch != self.epoch or now_ns - sent.at_ns >= HEARTBEAT_NS
-            if node.id in dirty or due:
-                out += self._report(node.id, list(node.children), sent, now_ns)
-        for gone in [r for r in self._sent if r not in self.tree.nodes]:
-            del self._sent[gone]
-            view = self._views.pop(leaf_source(gone), None)
-            if view is not None:
-                self.refused += view.refused
+        for region in due:
+            node = self.tree.nodes.get(region)
+            if node is None:
+                self.refused += self.reports.forget(region)
+            else:
+                members = list(node.children)
+                out += self.reports.state(region, self.summary(members), self.grid, len(members), now_ns)
         return out
-
-    def _report(self, region: str, members: list[str], sent: _Sent, now_ns: int) -> list[Upward]:
-        total = self.summary(members)
-        snapshot = sent.snapshot_due or sent.total.epoch != self.epoch
-        change = total if snapshot else total - sent.total
-        sent.total, sent.at_ns, sent.snapshot_due = total, now_ns, False
-        sent.seq += 1
-        bodies = [wire.encode_grid(self.epoch, self.grid)] if snapshot else []
-        bodies += wire.encode(
-            wire.Update(
-                kind=wire.SNAPSHOT if snapshot else wire.DELTA, source=leaf_source(region), level=0, epoch=self.epoch,
-                seq=sent.seq, as_of_ms=now_ns // 1_000_000, agents=len(members), d=change.d,
-                counts=change.counts, actions=change.actions,
-            )
-        )  # fmt: skip
-        return [Upward(region, body, leaf_source(region)) for body in bodies]
 
 
 def _column(rows: _Rows, name: str) -> F64:

@@ -57,9 +57,8 @@ class FromAbove(msgspec.Struct, frozen=True):
 
 
 class Downward(msgspec.Struct, frozen=True):
-    """Effect: deliver `body` as `FromAbove` to `child`, one level down."""
+    """Effect: deliver `body` as `FromAbove` to every child, one level down."""
 
-    child: str
     body: bytes
 
 

@@ -101,6 +101,7 @@ class TreeHost:
         self._beating: asyncio.TimerHandle | None = None
         self._flushed = 0.0
         self._runs = {name: place.hosts[0] for name, place in plan.items()}
+        self._below: dict[str, list[tuple[int, bytes]]] = {}
         for name in plan:
             if self._runs[name] == me:
                 self._begin(name)
@@ -111,7 +112,8 @@ class TreeHost:
         for host in bus.links():
             if host in self._up:
                 self.changed(host, False)
-        self._beating = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+        if any(self.me in place.hosts for place in self._plan.values()):
+            self._beating = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _beat(self) -> None:
         self.flush()
@@ -172,38 +174,43 @@ class TreeHost:
 
     def _step(self, name: str, events: list[Input]) -> None:
         now_ns, node = self._now_ns(), self.nodes[name]
-        self._carry_out([output for event in events for output in node.step(now_ns, event)])
+        self._carry_out(name, [output for event in events for output in node.step(now_ns, event)])
         if any(isinstance(event, Arrived | Detach | ResendAsked | Adopt) for event in events):
             self._flush_soon()
 
-    def _carry_out(self, outputs: list[Output]) -> None:
-        """What goes to the same node, or unchanged to several on one machine, goes in one frame.
-
-        At 1000 leaves, frames are what propagation costs.
-        """
-        up: dict[tuple[str, str], list[bytes]] = {}
-        to: dict[tuple[int, str], list[bytes]] = {}
+    def _carry_out(self, name: str, outputs: list[Output]) -> None:
+        """What a step of node `name` gave. What goes to one node, or unchanged to a machine, goes in one frame."""
+        up: dict[str, list[bytes]] = {}
+        down: list[bytes] = []
         for output in outputs:
             match output:
-                case Upward(name, body, child):
-                    up.setdefault((name, child), []).append(body)
-                case Downward(name, body):
-                    to.setdefault((DOWN, name), []).append(body)
-                case AskResend(name):
-                    to[RESEND, name] = [b""]
-        for (name, child), bodies in up.items():
-            self._send(self._runs[name], _frame(UP, [name, child], _packed(bodies)))
-        frames: dict[tuple[int, int, tuple[int, ...]], tuple[list[str], list[bytes]]] = {}
-        for (kind, name), bodies in to.items():
-            host = self._runs[name] if name in self._runs else self._leaves[name]
-            key = (host, kind, tuple(map(id, bodies)))  # identity: what goes down is one object for every child
-            frames.setdefault(key, ([], bodies))[0].append(name)
-        packed: dict[tuple[int, ...], bytes] = {}
-        for (host, kind, same), (names, bodies) in frames.items():
-            if same not in packed:
-                packed[same] = _packed(bodies)
-            for start in range(0, len(names), MAX_TARGETS):
-                self._send(host, _frame(kind, names[start : start + MAX_TARGETS], packed[same]))
+                case Upward(parent, body):
+                    up.setdefault(parent, []).append(body)
+                case Downward(body):
+                    down.append(body)
+                case AskResend(child):
+                    host = self._runs[child] if child in self._runs else self._leaves[child]
+                    self._send(host, _frame(RESEND, [child], _packed([b""])))
+        for parent, bodies in up.items():
+            self._send(self._runs[parent], _frame(UP, [parent, name], _packed(bodies)))
+        if down:
+            packed = _packed(down)
+            for host, head in self._children_by_machine(name):
+                self._send(host, head + packed)
+
+    def _children_by_machine(self, name: str) -> list[tuple[int, bytes]]:
+        """Machines below a node, and how a frame to the children there begins. At 1000 leaves, frames are the cost."""
+        found = self._below.get(name)
+        if found is None:
+            there: dict[int, list[str]] = {}
+            for child in self._plan[name].children:
+                there.setdefault(self._runs[child] if child in self._runs else self._leaves[child], []).append(child)
+            found = self._below[name] = [
+                (host, _frame(DOWN, names[k : k + MAX_TARGETS], b""))
+                for host, names in there.items()
+                for k in range(0, len(names), MAX_TARGETS)
+            ]
+        return found
 
     def _send(self, host: int, frame: bytes) -> None:
         if host == self.me:
@@ -224,7 +231,7 @@ class TreeHost:
             self._flushing.cancel()
         self._flushed, self._flushing = loop.time(), None
         for node in sorted(self.nodes.values(), key=lambda node: node.level):
-            self._carry_out(node.step(self._now_ns(), Flush()))
+            self._carry_out(node.id, node.step(self._now_ns(), Flush()))
 
     # ---- machines come and go
 
@@ -253,6 +260,7 @@ class TreeHost:
     def _move(self, name: str, host: int) -> None:
         """Node `name` runs on `host` now: begin or end it here, and tell those of its neighbours that are here."""
         self._runs[name] = host
+        self._below.clear()
         place = self._plan[name]
         if host == self.me:
             self._begin(name)
@@ -281,8 +289,7 @@ def _frame(kind: int, names: list[str], packed: bytes) -> bytes:
 
     The names are targets; of a frame that goes up, the target and the child that states it.
     """
-    targets = b"".join(bytes((len(raw),)) + raw for raw in map(str.encode, names))
-    return bytes((kind, len(names))) + targets + packed
+    return bytes((kind, len(names))) + b"".join(bytes((len(raw),)) + raw for raw in map(str.encode, names)) + packed
 
 
 def _packed(bodies: Iterable[bytes]) -> bytes:
