@@ -27,7 +27,7 @@ def test_the_realised_share_is_of_the_labelled_alarms() -> None:
 
 
 def test_what_came_over_http_is_told_by_kind() -> None:
-    status = {key: 0 for key in [*COUNTERS, *GAUGES]}
+    status = dict.fromkeys([*COUNTERS, *GAUGES], 0)
     status["received"] = {"spans": 7, "http_413": 2, "waiting": 3}
     text = metrics_text(status, false_share(0, 0, 0, 0.01)).decode()
     assert 'tocsin_received_total{kind="spans"} 7.0' in text

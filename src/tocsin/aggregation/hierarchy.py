@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tocsin.aggregation.aggregator import HEARTBEAT_NS, Aggregator
-from tocsin.aggregation.derive import Scope, derive, derive_all
+from tocsin.aggregation.derive import ESTABLISHED_EVENTS, Scope, confidence, derive, derive_all, typical
 from tocsin.aggregation.fleet_view import FleetView
 from tocsin.aggregation.leaves import LeafSummaries
 from tocsin.aggregation.messages import (
@@ -26,7 +30,7 @@ from tocsin.aggregation.messages import (
     ResendAsked,
     Upward,
 )
-from tocsin.aggregation.newcomers import Expectation, expect
+from tocsin.aggregation.newcomers import Expectation, Newcomers
 from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.reports import leaf_source
 from tocsin.aggregation.summary import Summary
@@ -259,42 +263,59 @@ class Hierarchy:
         for scope in scopes:
             total += self.nodes[scope].total
         agents, stale = sum(p.agents for p in parts), max(p.staleness_seconds for p in parts)
-        return derive(total, self.leaves.grid, level, Scope(_name(scopes), agents, stale, parts))
+        below = [agent for scope in scopes for agent in self.tree.agents_below(scope)]
+        return derive(total, self.leaves.grid, level, self._of(below, Scope(_name(scopes), agents, stale, parts)))
 
     def _of_agents(self, agent_ids: list[str]) -> DistributedBaseline:
-        grid, parts = self.leaves.grid, list[DistributedBaseline]()
-        for start in range(0, len(agent_ids) if len(agent_ids) > 1 else 0, AGENTS_AT_ONCE):
+        parts = self.of_each(agent_ids)
+        if len(parts) == 1:
+            return parts[0]
+        scope = self._of(agent_ids, Scope(_name(agent_ids), len(agent_ids), 0.0, tuple(parts)))
+        return derive(self.leaves.summary(agent_ids), self.leaves.grid, Level.AGENT, scope)
+
+    def of_each(self, agent_ids: list[str]) -> list[DistributedBaseline]:
+        """Every one's own baseline as of now; of those with few events, what peers let one expect stands beside it.
+
+        Raises `UnknownAgent`.
+        """
+        self.leaves.settle()
+        found: list[DistributedBaseline] = []
+        newcomers = Newcomers(self.tree, self.leaves)
+        for start in range(0, len(agent_ids), AGENTS_AT_ONCE):
             some = agent_ids[start : start + AGENTS_AT_ONCE]
-            parts += derive_all(self.leaves.each(some), grid, Level.AGENT, [Scope(a, 1) for a in some])
-        scope = Scope(_name(agent_ids), len(agent_ids), 0.0, tuple(parts))
-        return derive(self.leaves.summary(agent_ids), grid, Level.AGENT, scope)
+            events = self.leaves.members(some).events
+            expected = newcomers.expect_each([some[k] for k in np.flatnonzero(events < ESTABLISHED_EVENTS).tolist()])
+            scopes = [_of_one(a, events[k : k + 1], expected.get(a)) for k, a in enumerate(some)]
+            found += derive_all(self.leaves.each(some), self.leaves.grid, Level.AGENT, scopes)
+        return found
+
+    def _of(self, agent_ids: list[str], scope: Scope) -> Scope:
+        """`scope` with what these agents, one vote each, say of it."""
+        members = self.leaves.members(agent_ids)
+        return replace(scope, confidence=confidence(members.events), typical=typical(self.leaves.grid, members))
 
     def baseline(self, level: int, scope: str) -> DistributedBaseline:
-        """Of one inner node as it stands; `scope` is its id. Raises `InputError` if there is no such node."""
+        """Of one inner node as it stands; `scope` is its id. Raises `InputError` if there is no such node.
+
+        Its sums are as of the last climb; what is typical of its agents, and its confidence, as of now.
+        """
         node = self.nodes.get(scope)
         if node is None:
             raise InputError(f"there is no node {scope!r} in the tree", remedy="region_of names an agent's region")
         stale = max(0.0, self._now_ns / 1e9 - node.as_of_ms / 1e3)
         name = "global" if level == Level.GLOBAL else scope
-        return derive(node.total, node.grid, level, Scope(name, node.agents, stale))
+        described = Scope(name, node.agents, stale)
+        if node.grid == self.leaves.grid:  # until the next climb a node may be on the grid of an epoch that is over
+            described = self._of(self.tree.agents_below(scope), described)
+        return derive(node.total, node.grid, level, described)
 
     def expect(self, agent_id: str) -> Expectation:
         """What the agent's next sample should look like, from its own and its peers' (region, zone, then fleet).
 
         Raises `UnknownAgent`, and `InputError` while nobody is known well enough.
         """
-        self.tree.region_of(agent_id)
         self.leaves.settle()
-        own = self.leaves.moments([agent_id])[0]
-        nodes = [self.tree.ancestor(agent_id, level) for level in (Level.REGION, Level.ZONE, Level.GLOBAL)]
-        members = ((node, [a for a in self._agents_below(node) if a != agent_id]) for node in nodes)
-        return expect(self.leaves.grid, own, ((node, self.leaves.moments(agents)) for node, agents in members))
-
-    def _agents_below(self, node_id: str) -> list[str]:
-        node = self.tree.nodes[node_id]
-        if node.level == REGION:
-            return list(node.children)
-        return [agent for child in node.children for agent in self._agents_below(child)]
+        return Newcomers(self.tree, self.leaves).expect(agent_id)
 
     # ---- about itself
 
@@ -324,6 +345,13 @@ class Hierarchy:
             "missing": self.leaves.missing,
             "saturating": list(self.leaves.saturating()), "tree_operations": self.tree.operations,
         }  # fmt: skip
+
+
+def _of_one(agent_id: str, events: NDArray[np.int64], peers: Expectation | None) -> Scope:
+    own = Scope(agent_id, 1, confidence=confidence(events))
+    if peers is None:
+        return own
+    return replace(own, expected=peers.expected, expected_from=peers.scope, expected_peers=peers.peers)
 
 
 def _name(ids: list[str]) -> str:

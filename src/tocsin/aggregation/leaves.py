@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tocsin.aggregation.messages import Upward
 from tocsin.aggregation.placement import NetworkMap
 from tocsin.aggregation.reports import LeafReports
+from tocsin.aggregation.rows import Rows, bounded_name, column_of, widened
 from tocsin.aggregation.summary import MAX_ACTIONS, OVERFLOW_ACTION, Summary, vector_size
 from tocsin.aggregation.tree import Tree
 from tocsin.errors import InputError
@@ -31,7 +32,6 @@ from tocsin.stats.moments import (
     fit_grid,
     quantise,
 )
-from tocsin.wire import update as wire
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -44,19 +44,12 @@ SATURATED_SHARE = 0.05  # a grid that fits clips .1 % of the samples it was fitt
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """Events as the leaves need them."""
+class Members:
+    """What agents say, each for itself, on the grid: events (n,), samples (n, d) and their sums (n, d)."""
 
-    row: I64  # (n,) agent
-    action: I64  # (n,) code, -1 none
-    features: tuple[str, ...]
-    values: F64  # (n, d')
-
-
-def bounded_name(name: str) -> str:
-    """A hostile name made fit to be sent: valid UTF-8 of at most `wire.NAME_BYTES` bytes."""
-    raw = name.encode("utf-8", "replace")
-    return name if len(raw) <= wire.NAME_BYTES and name.isascii() else raw[: wire.NAME_BYTES].decode("utf-8", "ignore")
+    events: I64
+    counts: I64
+    sums: I64
 
 
 class LeafSummaries:
@@ -81,8 +74,8 @@ class LeafSummaries:
         self._cells = np.zeros((64, 0), np.int32)
         self._actions = np.zeros((64, 16), np.int32)
         self._touched = np.zeros(64, np.bool_)
-        self._first: list[_Rows] | None = []  # the rows the grid is fitted from; None once it is final
-        self._latest: list[_Rows] = []  # at least as many rows again, the newest, once the grid is final
+        self._first: list[Rows] | None = []  # the rows the grid is fitted from; None once it is final
+        self._latest: list[Rows] = []  # at least as many rows again, the newest, once the grid is final
         self._late: dict[str, list[F64]] = {}  # feature not on the grid -> samples so far
 
     # ---- in
@@ -96,7 +89,7 @@ class LeafSummaries:
         np.add.at(self.seen, rows, 1)  # costs the batch, not the fleet
         codes = np.array([self._code(a) for a in batch.actions] + [-1], np.int64)  # last: index -1
         if self._learn_live:
-            events = _Rows(rows, codes[batch.action], batch.feature_names, batch.values)
+            events = Rows(rows, codes[batch.action], batch.feature_names, batch.values)
         else:
             keep = batch.phase == Phase.BASELINE
             if not keep.any():
@@ -104,7 +97,7 @@ class LeafSummaries:
             if keep.all():  # the usual case while learning: nothing is copied
                 keep = slice(None)
             values = batch.values[keep] if batch.feature_names else batch.values
-            events = _Rows(rows[keep], codes[batch.action[keep]], batch.feature_names, values)
+            events = Rows(rows[keep], codes[batch.action[keep]], batch.feature_names, values)
         if self._first is None:
             self._add(events)
             self._remember(events)
@@ -132,10 +125,10 @@ class LeafSummaries:
             return replace(batch, values=np.where(infinite, np.nan, batch.values))
         return batch
 
-    def _remember(self, events: _Rows) -> None:
+    def _remember(self, events: Rows) -> None:
         """Keep the latest `fit_rows` rows, in case the grid has to be fitted again."""
         tail = slice(-self._fit_rows, None)
-        self._latest.append(_Rows(events.row[tail], events.action[tail], events.features, events.values[tail].copy()))
+        self._latest.append(Rows(events.row[tail], events.action[tail], events.features, events.values[tail].copy()))
         while sum(r.row.shape[0] for r in self._latest[1:]) >= self._fit_rows:
             del self._latest[0]
 
@@ -171,10 +164,10 @@ class LeafSummaries:
         most = 2 * clipped.sum(axis=0) > (count > 0).sum(axis=0)
         return tuple(f for f, found in zip(self.grid.features, most.tolist(), strict=True) if found)
 
-    def _fit(self, latest: list[_Rows]) -> None:
+    def _fit(self, latest: list[Rows]) -> None:
         old = {name: axis for axis, name in enumerate(self.grid.features)}
         names = tuple(dict.fromkeys([*old, *(bounded_name(n) for r in latest for n in r.features)]))[:MAX_FEATURES]
-        columns = [np.concatenate([_column(r, n) for r in latest]) for n in names]
+        columns = [np.concatenate([column_of(r, n) for r in latest]) for n in names]
         every = 1 + sum(r.row.shape[0] for r in latest) // MOST_FITTED
         fitted = fit_grid(names, np.stack([c[::every] for c in columns], axis=1) if columns else np.zeros((0, 0)))
         silent = [n in old and not np.isfinite(c).any() for n, c in zip(names, columns, strict=True)]
@@ -226,7 +219,7 @@ class LeafSummaries:
                     self._actions = np.concatenate([self._actions, np.zeros_like(self._actions)], axis=1)
         return code
 
-    def _add(self, events: _Rows) -> None:
+    def _add(self, events: Rows) -> None:
         self._widen(events)
         q = self._quantised(events)
         if int(self._moments[events.row, 0].max()) + events.row.shape[0] > MAX_ROWS_PER_AGENT:
@@ -236,20 +229,20 @@ class LeafSummaries:
         accumulate_codes(events.row, events.action, self._actions)
         self._touched[events.row] = True
 
-    def _quantised(self, events: _Rows) -> I32:
+    def _quantised(self, events: Rows) -> I32:
         if events.values.shape[0] == 0 or not self.grid.features:
             return np.full((events.row.shape[0], len(self.grid)), MISSING, np.int32)
         place = {bounded_name(n): i for i, n in enumerate(events.features)}
         return quantise(self.grid, events.values, np.array([place.get(f, -1) for f in self.grid.features], np.int64))
 
-    def _widen(self, events: _Rows) -> None:
+    def _widen(self, events: Rows) -> None:
         """Notice features that are not on the grid; put them on it once there are enough samples to fit from."""
         if self._first is not None or len(self.grid) >= MAX_FEATURES:
             return
         for name in map(bounded_name, events.features):
             if name in self.grid.features or (len(self._late) > MAX_FEATURES and name not in self._late):
                 continue
-            column = _column(events, name)
+            column = column_of(events, name)
             samples = self._late.setdefault(name, [])
             samples.append(column[np.isfinite(column)])
             if sum(s.shape[0] for s in samples) >= NEW_FEATURE_SAMPLES and len(self.grid) < MAX_FEATURES:
@@ -257,17 +250,9 @@ class LeafSummaries:
 
     def _extend(self, name: str, samples: F64) -> None:
         """One more feature: same numbers in a wider layout, new epoch."""
-        d = len(self.grid)
         one = fit_grid((name,), samples[:, None])
+        self._moments = widened(self._moments, len(self.grid))
         self.grid = Grid((*self.grid.features, name), self.grid.origin + one.origin, self.grid.exponent + one.exponent)
-        old, new = MomentLayout(d), MomentLayout(d + 1)
-        place = list(range(1 + d))
-        place += [new.counts + new.pair(a, b) for a in range(d) for b in range(a, d)]
-        place += [new.sums + a * (d + 1) + b for a in range(d) for b in range(d)]
-        place += [new.products + new.pair(a, b) for a in range(d) for b in range(a, d)]
-        moments = np.zeros((self._moments.shape[0], new.open_size), np.int64)
-        moments[:, place] = old.closed(self._moments)
-        self._moments = moments
         self._cells = np.pad(self._cells, ((0, 0), (0, BINS)))
         self.epoch += 1
 
@@ -294,6 +279,20 @@ class LeafSummaries:
         cells[rows < 0], actions[rows < 0] = 0, 0
         counts = np.concatenate([self.moments(agent_ids), cells], axis=1, dtype=np.int64)
         return [Summary(self.epoch, d, one, self._named(acts)) for one, acts in zip(counts, actions, strict=True)]
+
+    def members(self, agent_ids: list[str]) -> Members:
+        """What each of these agents says for itself, zero for agents without events."""
+        d, at = len(self.grid), MomentLayout(len(self.grid))
+        rows = np.array([self.row_of.get(a, -1) for a in agent_ids], np.int64)
+        if self.epoch < 0 or not rows.size:
+            return Members(np.zeros(rows.size, np.int64), *(np.zeros((rows.size, d), np.int64) for _ in range(2)))
+        one = np.arange(d)
+        counts = [at.counts + at.pair(a, a) for a in range(d)]
+        places = np.concatenate([[0], counts, at.sums + one * (d + 1), [at.size], at.size + 1 + one]).astype(np.int64)
+        found = self._moments[rows[:, None], places]
+        found[rows < 0] = 0
+        events, counts, sums, whole, whole_sums = np.split(found, np.cumsum([1, d, d, 1]), axis=1)
+        return Members(events[:, 0], counts + whole, sums + whole_sums)
 
     def moments(self, agent_ids: list[str]) -> I64:
         """(n, `MomentLayout.size`) moment vectors of these agents, zero for agents without events."""
@@ -331,12 +330,3 @@ class LeafSummaries:
                 members = list(node.children)
                 out += self.reports.state(region, self.summary(members), self.grid, len(members), now_ns)
         return out
-
-
-def _column(rows: _Rows, name: str) -> F64:
-    """Values of one feature, NaN where the rows do not have it."""
-    out = np.full(rows.row.shape[0], np.nan)
-    for i, n in enumerate(rows.features):
-        if bounded_name(n) == name:
-            out[:] = rows.values[:, i]
-    return out

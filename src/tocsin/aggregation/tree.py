@@ -85,6 +85,13 @@ class Tree:
         region = self.region_of(agent_id)
         return region if level == REGION else self.nodes[region].parent
 
+    def agents_below(self, node_id: str) -> list[str]:
+        """Every agent below a node."""
+        node = self.nodes[node_id]
+        if node.level == REGION:
+            return list(node.children)
+        return [agent for child in node.children for agent in self.agents_below(child)]
+
     def at_level(self, level: int) -> list[Node]:
         """In order of creation."""
         return list(self._levels.get(level, {}).values())

@@ -15,6 +15,7 @@ from tocsin.runtime.client import ask
 from tocsin.runtime.hints import explain_command
 
 FEATURES_SHOWN = 3
+NEWCOMER_FEATURES_SHOWN = 8
 
 
 def running(directory: Path) -> str | None:
@@ -135,13 +136,38 @@ def _region(told: dict[str, Any]) -> str:
     known = peers["features"]
     shown = [f for f in known if f["name"] in moved][:FEATURES_SHOWN] or known[:FEATURES_SHOWN]
     parts = [
-        f"{safe(f['name'], 40)} {f['mean']:.4g} ± {f['std']:.3g} (5-95 %: {f['p05']:.4g} to {f['p95']:.4g})"
+        f"{safe(f['name'], 40)} {f['mean']:.4g} ± {f['std']:.3g} "
+        f"(5-95 %: {f['p05']:.4g} to {f['p95']:.4g}{_typical(f)})"
         for f in shown
     ]
     if not peers["agents"]:
         return f"its region {peers['region']}: nothing learned yet"
     start = f"its region {peers['region']}: {peers['agents']} agents, {peers['samples']:,} events learned"
     return "; ".join([start, *parts])
+
+
+def _typical(feature: dict[str, Any]) -> str:
+    typical = feature.get("typical")
+    return f"; median agent {typical['median']:.4g}" if typical else ""
+
+
+def _print_newcomer(told: dict[str, Any]) -> None:
+    """What is expected of an agent of whom little is known, marked as no measurement of its own."""
+    peers = f"{told['peers']} peers of {told['scope']}"
+    say(f"newcomer: {told['samples']:,} events of its own; an estimate, no measurement, from these and {peers}:")
+    rows: list[list[str]] = []
+    for f in told["features"][:NEWCOMER_FEATURES_SHOWN]:
+        own, expected = f["own"], f["expected"]
+        rows.append(
+            [
+                safe(f["name"], 40),
+                f"{expected['mean']:.4g} ± {expected['std']:.3g}",
+                f"{own['mean']:.4g} of {own['count']}" if own["count"] else "none",
+                percent(expected["own_share"]),
+                f"{expected['prior_samples']:.3g}",
+            ]
+        )
+    say(table(rows, ["  feature", "expected", "own samples", "own weight", "peers weigh as samples"]))
 
 
 def _print_explanation(agent: str, told: dict[str, Any]) -> None:
@@ -170,6 +196,8 @@ def _print_explanation(agent: str, told: dict[str, Any]) -> None:
         say(table(rows, ["monitor", "log odds", "  log e", "through event", ""]))
         say()
     say(_region(told))
+    if told.get("newcomer"):
+        _print_newcomer(told["newcomer"])
     if told["peers"]:
         say(f"peers: {safe(told['peers'], 400)}")
     if told["would_change"]:

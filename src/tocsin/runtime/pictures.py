@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tocsin.model.baseline import Level
+from tocsin.model.baseline import DistributedBaseline, Level
 from tocsin.model.evidence import Q32
 from tocsin.runtime.engine import Engine
 from tocsin.runtime.quality import quality
@@ -53,6 +53,7 @@ def region_baseline(engine: Engine, region: str) -> dict[str, Any]:
         "staleness_seconds": found.staleness_seconds,
         "features": [
             {"name": f.name, "count": f.count, "mean": f.mean, "std": f.std, "p05": f.p05, "p95": f.p95}
+            | ({} if f.typical is None else {"typical": msgspec.to_builtins(f.typical)})
             for f in found.features
             if f.count > 1
         ],
@@ -60,12 +61,37 @@ def region_baseline(engine: Engine, region: str) -> dict[str, Any]:
     }
 
 
+def own_baseline(found: DistributedBaseline) -> dict[str, Any] | None:
+    """What little an agent has shown itself, and what its peers let one expect beside it; None once it is known."""
+    if not found.expected_from:
+        return None
+    return {
+        "samples": found.samples,
+        "peers": found.expected_peers,
+        "scope": found.expected_from,
+        "features": [
+            {
+                "name": f.name,
+                "own": {"count": f.count, "mean": f.mean, "std": f.std},
+                "expected": msgspec.to_builtins(f.expected),
+            }
+            for f in found.features
+            if f.expected is not None
+        ],
+    }
+
+
 def explanation(
-    engine: Engine, store: Store, agent_id: str, baselines: dict[str, dict[str, Any]] | None = None
+    engine: Engine,
+    store: Store,
+    agent_id: str,
+    baselines: dict[str, dict[str, Any]] | None = None,
+    own: DistributedBaseline | None = None,
 ) -> dict[str, Any]:
     """Why the fleet believes what it believes about one agent. Raises UnknownAgent.
 
-    `baselines` remembers what regions do between calls at one moment: many agents share one.
+    `baselines` remembers what regions do between calls at one moment: many agents share one. `own` is the agent's own,
+    where that is at hand.
     """
     explained = engine.witness.explain(agent_id)
     told = msgspec.to_builtins(explained)
@@ -78,6 +104,7 @@ def explanation(
     if region not in known:
         known[region] = region_baseline(engine, region)
     told["region"], told["region_baseline"] = region, known[region]
+    told["newcomer"] = own_baseline(own or engine.tree.of_each([agent_id])[0])
     told["agreed"] = None if entry is None else msgspec.to_builtins(entry)
     told["agreed_confidence"] = logistic(entry.log_odds_q32 if entry else engine.prior_log_odds_q32)
     told["evidence"] = engine.stated_about(agent_id)
@@ -91,8 +118,9 @@ def fleet_picture(engine: Engine, store: Store) -> dict[str, Any]:
     agents = agent_rows(engine)
     explanations: dict[str, Any] = {}
     baselines: dict[str, dict[str, Any]] = {}
-    for row in agents[:EXPLAINED]:
-        explanations[row["agent_id"]] = explanation(engine, store, row["agent_id"], baselines)
+    names = [row["agent_id"] for row in agents[:EXPLAINED]]
+    for name, own in zip(names, engine.tree.of_each(names), strict=True):
+        explanations[name] = explanation(engine, store, name, baselines, own)
     return {
         "status": engine.status(),
         "agents": agents,

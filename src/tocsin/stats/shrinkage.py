@@ -35,6 +35,7 @@ class Expected:
     mean: F64
     std: F64  # of the next sample, what is not known about the mean included
     own_share: F64  # of the mean that comes from the agent's own samples, 0..1
+    prior_samples: F64  # k: how many samples of its own the peers' word weighs as much as
 
 
 def spread_of_true_means(observed: F64, within: F64, samples: float) -> F64:
@@ -51,4 +52,4 @@ def expected(count: F64, mean: F64, peers: Peers) -> Expected:
     share = np.divide(count, count + k, out=np.zeros_like(k), where=count + k > 0)
     centre = peers.location + share * np.where(count > 0, mean - peers.location, 0.0)
     left = between**2 * (1.0 - share)  # variance of the agent's true mean, given its samples
-    return Expected(centre, np.sqrt(peers.within**2 + left), share)
+    return Expected(centre, np.sqrt(peers.within**2 + left), share, k)
