@@ -1,8 +1,8 @@
 """Fleets that nobody looked at while the detector was made: other seeds and sizes of the three simulated kinds.
 
 The generator lies beside the labelled data (`gen_C.py`), outside the repository. Everything is as shipped: no threshold
-or constant is chosen here, nor may one ever be by these seeds: work on others. Pooled fleets of 25 agents stand for the size at which the original was judged, single ones
-of 10,000 for the size that tocsin is made for.
+or constant is chosen here, nor may one ever be by these seeds: work on others. Pooled fleets of 25 agents stand for the
+size at which the original was judged, single ones of 10,000 for the size that tocsin is made for.
 """
 
 from __future__ import annotations
