@@ -9,15 +9,17 @@ from tocsin.sim.world import Build
 
 # Where a short hunt begins: the seed is found by `python -m benchmarks.consensus`, and drawn anew with the schedules.
 FIRST_SEED = {
-    "f + 1 timeouts open a view": 163,
-    "a timeout certificate without its lock is believed": 333,
-    "the lock is forgotten in a crash": 129,
-    "decisions are not announced after a crash": 365,
+    "f + 1 timeouts open a view": 178,
+    "a timeout certificate without its lock is believed": 103,
+    "a leader's respect for the lock is not checked": 37,
+    "a timeout is made anew": 61,
+    "timeouts are forgotten in a crash": 82,
+    "decisions are not announced after a crash": 221,
+    "evidence that others had no room for is not sent again": 87,
 }
-SHORT = [mutant for mutant in MUTANTS if mutant.rule != "votes are forgotten in a crash"]
 
 
-@pytest.mark.parametrize("mutant", SHORT, ids=lambda mutant: mutant.rule)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
 def test_a_broken_rule_is_found(mutant: Mutant):
     first = FIRST_SEED.get(mutant.rule, 0)
     caught = hunt(mutant, range(first, first + 30))

@@ -8,12 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import InputError
+from tocsin.model.evidence import Q32, Evidence, EvidenceBatch
 from tocsin.sim.campaign import minimal
+from tocsin.sim.central import Central, differs
 from tocsin.sim.disk import Disk
 from tocsin.sim.faults import HEAL_NS, KINDS, LIES, ROLES, Fault, Schedule, draw
 from tocsin.sim.network import Network
+from tocsin.sim.signatures import REAL_EVERY, signatures_of
 from tocsin.sim.timeline import MILLISECOND_NS, Streams, Timeline
+from tocsin.trust.keyring import deterministic_signers, roster_of
+from tocsin.trust.signing import TIMEOUT, VOTE, verify
 
 
 def test_a_stream_is_a_function_of_seed_and_component():
@@ -130,6 +136,7 @@ def test_a_sound_network_loses_nothing_but_order():
         (Fault("partition", who=(0,)), 0, 0),
         (Fault("one way", who=(0,)), 400, 400),
         (Fault("loss", start_ns=1, amount=0.3), 800, 800),
+        (Fault("narrow", who=(1,), amount=1.0), 800, 800),
     ],
 )
 def test_each_fault_of_the_network_does_what_it_says(fault: Fault, least: int, most: int):
@@ -151,10 +158,91 @@ def test_a_narrow_link_sends_one_message_after_the_other():
     assert max(when for when, source, _ in arrived if source == 0) >= 100 * MILLISECOND_NS
 
 
+def test_a_link_that_is_narrow_for_others_is_not_for_these():
+    arrived = deliveries(Fault("narrow", who=(2,), amount=1.0))
+    assert max(arrived)[0] < 100 * MILLISECOND_NS
+
+
 def test_after_healing_nothing_is_lost_or_late():
     arrived = deliveries(Fault("loss", stop_ns=1 << 62, amount=1.0), when_ns=HEAL_NS)
     assert len(arrived) == 800
     assert max(arrived)[0] <= HEAL_NS + 12 * MILLISECOND_NS
+
+
+ALICE = deterministic_signers(b"alice", 1)[0]
+
+
+@pytest.mark.parametrize("seed", [REAL_EVERY, REAL_EVERY + 1])
+def test_a_signature_holds_for_what_was_signed_and_nothing_else_in_every_run(seed: int):
+    bob = deterministic_signers(b"bob", 1)[0]
+    with signatures_of(seed):
+        signature = ALICE.sign(VOTE, b"yes")
+        assert verify(ALICE.public_key, VOTE, b"yes", signature)
+        assert not verify(bob.public_key, VOTE, b"yes", signature)
+        assert not verify(ALICE.public_key, TIMEOUT, b"yes", signature)
+        assert not verify(ALICE.public_key, VOTE, b"no", signature)
+        assert not verify(ALICE.public_key, VOTE, b"yes", bytes((signature[0] ^ 1,)) + signature[1:])
+        assert not verify(ALICE.public_key, VOTE, b"yes", signature[1:])
+
+
+def test_one_seed_in_many_has_real_signatures_and_none_leaks_out():
+    real = ALICE.sign(VOTE, b"yes")
+    signed: list[bool] = []
+    for seed in range(2 * REAL_EVERY):
+        with signatures_of(seed):
+            signed.append(ALICE.sign(VOTE, b"yes") == real)
+    assert signed == [seed % REAL_EVERY == 0 for seed in range(2 * REAL_EVERY)]
+    with signatures_of(1):
+        forged = ALICE.sign(VOTE, b"yes")
+    assert not verify(ALICE.public_key, VOTE, b"yes", forged)
+    assert ALICE.sign(VOTE, b"yes") == real
+
+
+def evidence_of(monitor: int, agent: str, first: int, last: int, nats: float) -> Evidence:
+    return Evidence(
+        monitor=monitor, agent_id=agent, first_seq=first, last_seq=last, log_e_q32=0, log_bf_q32=round(nats * Q32)
+    )
+
+
+@given(st.lists(st.lists(st.integers(-160, 160), max_size=4), min_size=4, max_size=4))
+def test_the_central_posterior_is_the_agreed_one(said: list[list[int]]):
+    roster = roster_of("central", deterministic_signers(b"central", 4))
+    fold, central = FleetPosterior(roster), Central(roster)
+    batches = [
+        EvidenceBatch(
+            net="central",
+            config_hash=b"",
+            monitor=monitor,
+            seq=0,
+            prev_hash=b"",
+            through_offset=0,
+            items=tuple(evidence_of(monitor, "ada", i, i, value / 7) for i, value in enumerate(values)),
+        )
+        for monitor, values in enumerate(said)
+    ]
+    fold.commit(fold.preview(batches).handle)
+    touched = central.add([*batches, *batches])  # twice is once
+    assert touched == ({"ada"} if any(said) else set())
+    for name in touched:
+        assert not differs(fold.entries[name].log_odds_q32, central.log_odds(name))
+        assert differs(fold.entries[name].log_odds_q32 + 8, central.log_odds(name))
+
+
+def test_whoever_lies_alone_does_not_move_the_central_posterior():
+    roster = roster_of("central", deterministic_signers(b"central", 4))
+    central = Central(roster)
+    for monitor, nats in enumerate((3.5, 3.5, -60.0, 3.5)):
+        batch = EvidenceBatch(
+            net="central",
+            config_hash=b"",
+            monitor=monitor,
+            seq=0,
+            prev_hash=b"",
+            through_offset=0,
+            items=(evidence_of(monitor, "ada", 0, 0, nats),),
+        )
+        central.add([batch])
+    assert central.log_odds("ada") == central.prior + 3.5
 
 
 @given(st.sets(st.integers(0, 12), max_size=4))

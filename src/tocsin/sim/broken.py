@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
 
 from tocsin.consensus import journal, quorum, view_change
 from tocsin.consensus.evidence_log import Gap
@@ -15,21 +13,9 @@ from tocsin.model.posterior import Preview
 from tocsin.model.steps import Effect, Persist
 from tocsin.model.verdict import Roster
 from tocsin.monitor.monitor import Monitor
+from tocsin.sim.patching import patched
 
 Records = Iterable[tuple[str, bytes]]
-
-
-@contextmanager
-def patched(*replacements: tuple[Any, str, Any]) -> Generator[None]:
-    """Module attributes replaced for a while."""
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
-    for owner, name, value in replacements:
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
 
 
 class TwoF(Roster, frozen=True):

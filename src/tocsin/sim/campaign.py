@@ -10,6 +10,7 @@ import msgspec
 from tocsin.errors import TocsinError
 from tocsin.sim.faults import Schedule, draw
 from tocsin.sim.invariants import Violation
+from tocsin.sim.signatures import signatures_of
 from tocsin.sim.world import Build, Result, World
 
 COLLECT_EVERY = 64  # runs leave cycles behind; looking for them at every allocation costs a tenth of the time
@@ -56,7 +57,8 @@ class Totals(msgspec.Struct):
 def attempt(schedule: Schedule, build: Build | None = None) -> Result | Failure:
     """One run. What the code under test raises is a failure too: nothing that arrives may stop a monitor."""
     try:
-        return World(schedule, build).run()
+        with signatures_of(schedule.seed):
+            return World(schedule, build).run()
     except Violation as violation:
         return Failure(schedule.seed, schedule.monitors, violation.kind, str(violation))
     except (TocsinError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -75,6 +77,7 @@ def campaign(
     totals = Totals()
     collecting = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         for seed in seeds:
             outcome = attempt(draw(seed, monitors), build)
@@ -90,6 +93,7 @@ def campaign(
             if len(totals.failures) >= most_failures:
                 break
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return totals

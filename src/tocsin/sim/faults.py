@@ -12,6 +12,7 @@ from random import Random
 
 import msgspec
 
+from tocsin.consensus import journal
 from tocsin.errors import InputError
 from tocsin.sim.timeline import MILLISECOND_NS, Streams
 
@@ -32,14 +33,18 @@ LIES = (
     "few",  # announce a decision or timeout certificate that too few signed
     "forge",  # evidence in another monitor's name
     "flood",  # state far more than there is to say
+    "tempt",  # propose another value to whoever comes back from a crash
     "replay",  # send old messages again
     "alter",  # flip a bit
     "mute",  # keep silent to some
 )
 ROLES = ("twins", "liar", "silent", "lying disk")
 NETWORK = ("loss", "delay", "duplicate", "clog", "one way", "partition", "narrow")
-MACHINES = ("crash", "slow machine", "clock jump", "clock drift")
+RECORDS = (journal.VOTED, journal.LOCKED, journal.TIMED_OUT, journal.PROPOSED, journal.DECIDED, journal.EVIDENCE)
+CRASHES_AT = {f"crash when {kind}": kind for kind in RECORDS}  # fault -> the record that its victim has just written
+MACHINES = ("crash", *CRASHES_AT, "slow machine", "clock jump", "clock drift")
 KINDS = (*NETWORK, *MACHINES)
+_DRAWN = (*NETWORK, "crash", "crash when", "slow machine", "clock jump", "clock drift")
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -104,7 +109,7 @@ def draw(seed: int, monitors: int) -> Schedule:
             told = rng.choice((0.0, 0.0, 0.2, 1.0))
             if told:
                 faults.append(Fault(lie, stop_ns=1 << 62, amount=told))
-    for kind in KINDS:
+    for kind in _DRAWN:
         if rng.random() < 0.5:
             faults.extend(_one(kind, rng, monitors) for _ in range(rng.choice((1, 1, 2, 4))))
     return Schedule(seed, monitors, faulty, tuple(faults))
@@ -122,13 +127,19 @@ def _one(kind: str, rng: Random, monitors: int) -> Fault:
     elif kind == "duplicate":
         amount = rng.choice((0.05, 0.3))
     elif kind == "narrow":
-        amount = rng.choice((5e3, 5e4, 1e6))  # bytes a second on each link
+        amount = rng.choice((5e3, 5e4, 1e6))  # bytes a second on each link, or on those of some
+        if rng.random() < 0.5:
+            who = (rng.randrange(monitors),)
     elif kind in ("clog", "one way", "partition"):
         who = tuple(sorted(rng.sample(range(monitors), rng.randint(1, max(1, monitors // 2)))))
     else:
         who = (rng.randrange(monitors),)
         if kind == "crash":
             amount = float(rng.randrange(6))  # effects of a step that still happen
+            stop = min(HEAL_NS, start + rng.randrange(5, 400) * MILLISECOND_NS)
+        elif kind == "crash when":
+            kind = rng.choice(tuple(CRASHES_AT))
+            amount = float(rng.randrange(4))  # effects after the record that still happen
             stop = min(HEAL_NS, start + rng.randrange(5, 400) * MILLISECOND_NS)
         elif kind == "slow machine":
             amount = rng.choice((3.0, 30.0, 300.0))  # times as slow

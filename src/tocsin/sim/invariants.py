@@ -20,10 +20,12 @@ from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import VerificationError
 from tocsin.model.posterior import Decision
 from tocsin.model.verdict import QuorumCertificate, Roster, Verdict
+from tocsin.sim.central import UNITS_PER_NAT, Central, differs
 from tocsin.sim.seat import Seat
 
-SIGNED_TAGS = (b"VOTE", b"PROPOSE", b"TIMEOUT", b"QC1", b"DECIDE")  # decoding everything sent would double a run's time
-TAG_BYTES = 12  # a message's tag lies in these
+# Decoding everything sent would double a run's time. A message's tag begins after version, array and string headers.
+TAG = slice(3, 5)
+SIGNED_TAGS = frozenset(tag[:2].encode() for tag in ("VOTE", "PROPOSE", "TIMEOUT", "QC1", "DECIDE"))
 Slot = tuple[int, int, str]  # epoch, view, what: 'P' and 'C' votes, 'propose', 'timeout'
 Value = tuple[bytes, bytes]  # cut root, posterior root
 
@@ -56,6 +58,7 @@ class Invariants:
         self.cuts: list[Cut] = [empty_cut(roster.n)]  # cuts[e + 1] is what epoch e decided
         self.values: dict[int, Value] = {}  # decided, by epoch
         self.posterior = FleetPosterior(roster)
+        self.central = Central(roster)
         self.verdict_ids: set[str] = set()
         self._faulty = frozenset(faulty)
         self._known = {i: Known() for i in range(roster.n) if i not in self._faulty}
@@ -63,6 +66,7 @@ class Invariants:
         self._backing: dict[tuple[Slot, Value], set[int]] = {}
         self._certifiable: dict[int, Value] = {}
         self._cut_under: dict[bytes, Cut] = {}
+        self._outcomes: dict[int, bytes] = {}  # what the first honest monitor made of a decision, by epoch
 
     # --- what seats do
 
@@ -109,7 +113,7 @@ class Invariants:
 
     def sent(self, seat: Seat, body: bytes) -> None:
         """An honest monitor sends a message."""
-        if not seat.honest or not any(tag in body[:TAG_BYTES] for tag in SIGNED_TAGS):
+        if not seat.honest or body[TAG] not in SIGNED_TAGS:
             return
         message = ENVELOPE.decode(body)
         if isinstance(message, Vote):
@@ -154,6 +158,9 @@ class Invariants:
         if epoch not in self.values:
             self.values[epoch] = value
             self._check_value(seat, epoch, value)
+        outcome = msgspec.msgpack.encode((decision.changed, decision.proofs, decision.dissent))
+        if self._outcomes.setdefault(epoch, outcome) != outcome:
+            raise Violation("one decision means different things to honest monitors", f"epoch {epoch}")
 
     def _check_certificate(self, decision: Decision, value: Value) -> None:
         statement, signatures = decision.certificate.statement, decision.certificate.signatures
@@ -189,11 +196,21 @@ class Invariants:
             raise Violation("a cut that does not extend the last one", f"epoch {epoch}") from None
         if isinstance(links, Gap):
             raise Violation("a decision over evidence that is not held", f"epoch {epoch}")
-        preview = self.posterior.preview([link.batch for link in links])
+        batches = [link.batch for link in links]
+        preview = self.posterior.preview(batches)
         if preview.root != value[1]:
             raise Violation("a certified posterior that does not follow", f"epoch {epoch}")
         self.cuts.append(cut)
         self.posterior.commit(preview.handle)
+        for name in self.central.add(batches):
+            self.check_belief(name, self.central.log_odds(name))
+
+    def check_belief(self, agent_id: str, log_odds: float) -> None:
+        """What was certified last about an agent is `log_odds`, in nats."""
+        agreed = self.posterior.entries[agent_id].log_odds_q32
+        if differs(agreed, log_odds):
+            detail = f"{agent_id}: {agreed / UNITS_PER_NAT} and not {log_odds} nats"
+            raise Violation("a posterior that is not the centralised one", detail)
 
     def verdict(self, seat: Seat, verdict: Verdict) -> None:
         """An honest monitor announces a verdict."""

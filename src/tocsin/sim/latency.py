@@ -3,9 +3,9 @@
 Every message is really encoded, decoded and judged by `consensus.Replica`; what the wire, the disk and the processor
 would have taken is added up on a virtual clock:
 
-* processor: the thread time of the very step, plus signatures that this process has checked before and a process of
-  its own would not have (`Costs.verify_ns` each, a batch `open_ns`), plus carrying messages (`send_ns`, `receive_ns`,
-  `byte_ns`);
+* processor: the thread time of the very step, plus what this process has done before and a process of its own would
+  not have: signatures (`Costs.verify_ns` each, a batch `open_ns`) and roots of cuts (`tip_ns` a monitor), plus carrying
+  messages (`send_ns`, `receive_ns`, `byte_ns`). BLS sums are remembered nowhere: every step checks its own;
 * rounds as `runtime.host.Host` makes them: all that has arrived is stepped, then one commit of `commit_ns` for what
   follows a record, while what precedes it is on its way already;
 * network: latency of the pair, and a link of `bits_per_second` out of and into every machine.
@@ -24,6 +24,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from tocsin.consensus.inputs import ConsensusConfig, Start, SubmitEvidence
 from tocsin.consensus.messages import (
     ENVELOPE,
@@ -32,6 +34,7 @@ from tocsin.consensus.messages import (
     Decide,
     EvidenceMessage,
     Fork,
+    Lean,
     Prepared,
     Propose,
     Timeout,
@@ -42,9 +45,11 @@ from tocsin.consensus.replica import Replica
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import WireError
 from tocsin.model.evidence import Q32, Evidence
+from tocsin.model.posterior import Decision
 from tocsin.model.steps import EVERYONE, Effect, Emit, Fired, Persist, Received, Send, SetTimer
 from tocsin.sim.links import Network
 from tocsin.trust.keyring import deterministic_signers, roster_of
+from tocsin.trust.signing import SIGNATURE_BYTES, VOTE
 
 HEADER_BYTES = 66  # Ethernet, IP and TCP
 
@@ -57,6 +62,7 @@ class Costs:
     open_ns: int  # one evidence batch with one item, its signature included
     send_ns: int  # handing one message to one peer
     receive_ns: int  # taking one message from the wire
+    tip_ns: int = 0  # one monitor's part in the root of a cut
     byte_ns: float  # carrying one byte, both ends together
     commit_ns: int  # one fsynced commit of the journal
     stretch: float = 1.0  # wall time of a unit of processor time: more than 1 where others want the core
@@ -104,8 +110,8 @@ def _timeouts(certificate: TimeoutCertificate | None) -> Iterator[bytes]:
 
 
 def signatures_in(message: Any) -> Iterator[bytes]:
-    """Every signature that a replica may have to check for `message`, evidence apart."""
-    if isinstance(message, Propose | Vote | Timeout):
+    """Every Ed25519 signature that a replica may have to check for `message`, evidence apart."""
+    if isinstance(message, Propose | Vote | Timeout) and len(message.signature) == SIGNATURE_BYTES:
         yield message.signature
     if isinstance(message, Propose | Timeout):
         yield from _timeouts(message.timeouts)
@@ -132,6 +138,8 @@ class LatencyModel:
         config: ConsensusConfig | None = None,
         faults: Faults | None = None,
         together: bool = False,
+        adds_up: bool = False,
+        nats: int = 1,
         seed: int = 0,
     ) -> None:
         self.n = n
@@ -142,8 +150,9 @@ class LatencyModel:
         self._faults = faults or Faults()
         self._together = together
         self._rng = random.Random(seed)  # noqa: S311 - a simulation
-        signers = deterministic_signers(b"latency", n)
-        self.roster = roster_of("latency", signers)
+        self._signers = signers = deterministic_signers(b"latency", n)
+        self._junk: dict[int, bytes] = {}
+        self.roster = roster_of("latency", signers, adds_up=adds_up)
         self.replicas = [
             Replica(self.roster, i, signer, FleetPosterior(self.roster), config or ConsensusConfig())
             for i, signer in enumerate(signers)
@@ -157,7 +166,9 @@ class LatencyModel:
         self._out_free = [0] * n
         self._in_free = [0] * n
         self._timers: dict[tuple[int, str], int] = {}
+        self._nats = nats  # of each statement
         self._stated = 0
+        self.decision: Decision | None = None  # the latest
         self._decided: dict[int, dict[int, int]] = {}  # epoch -> monitor -> when
         self._views: dict[int, int] = {}
         for replica in self.replicas:
@@ -179,8 +190,8 @@ class LatencyModel:
                 agent_id=f"agent-{seq % 16}",
                 first_seq=seq * 8,
                 last_seq=seq * 8 + 7,
-                log_e_q32=Q32,
-                log_bf_q32=Q32,
+                log_e_q32=self._nats * Q32,
+                log_bf_q32=self._nats * Q32,
             )
             self._submit(i, SubmitEvidence((item,), seq + 1))
         collecting = gc.isenabled()
@@ -253,6 +264,8 @@ class LatencyModel:
         charge = costs.receive_ns + int(costs.byte_ns * len(event.body))
         try:
             message = ENVELOPE.decode(event.body)
+            if isinstance(message, Lean):
+                message = ENVELOPE.decode(message.body)
         except WireError:
             return charge
         if self._together:  # the step itself met with the same caches
@@ -261,6 +274,8 @@ class LatencyModel:
             fresh = [raw for raw in message.batches if raw not in host.known]
             host.known.update(fresh)
             return charge + costs.open_ns * len(fresh)
+        if isinstance(message, Propose) and message.signature not in host.known:
+            charge += costs.tip_ns * self.n
         new = [one for one in signatures_in(message) if one not in host.known]
         host.known.update(new)
         return charge + costs.verify_ns * len(new)
@@ -275,14 +290,22 @@ class LatencyModel:
         elif isinstance(effect, SetTimer):
             self._set_timer(clock, number, effect)
         elif isinstance(effect, Emit) and effect.kind == "decided":
+            self.decision = effect.value
             self._decided.setdefault(effect.value.epoch, {})[number] = clock
             self._views[effect.value.epoch] = effect.value.certificate.statement.view
         return clock
 
     def _garbled(self, number: int, body: bytes) -> bytes:
-        if number in self._faults.garbling and isinstance(ENVELOPE.decode(body), Vote):
-            return body[:-1] + bytes((body[-1] ^ 0xFF,))
+        if number in self._faults.garbling and isinstance(message := ENVELOPE.decode(body), Vote):
+            return self._garbage(number, message)
         return body
+
+    def _garbage(self, number: int, vote: Vote) -> bytes:
+        """The dearest kind to find: a signature of something else, which looks like one until it is checked."""
+        if number not in self._junk:
+            signer = self._signers[number]
+            self._junk[number] = signer.share(VOTE, b"") if self.roster.adds_up else signer.sign(VOTE, b"")
+        return ENVELOPE.encode(msgspec.structs.replace(vote, signature=self._junk[number]))
 
     def _send(self, clock: int, source: int, target: int, body: bytes) -> None:
         self.messages += 1

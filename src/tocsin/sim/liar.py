@@ -27,12 +27,14 @@ from tocsin.consensus.messages import (
     PhaseName,
     Prepared,
     Propose,
+    Sync,
     Timeout,
     TimeoutCertificate,
     Vote,
 )
 from tocsin.consensus.quorum import leader_of, sign_vote
 from tocsin.consensus.replica import Replica
+from tocsin.errors import WireError
 from tocsin.model.evidence import CLIP_Q32, Evidence, EvidenceBatch
 from tocsin.model.posterior import Preview
 from tocsin.model.steps import EVERYONE, Effect, Received, Send
@@ -42,7 +44,7 @@ from tocsin.trust.keyring import roster_hash
 from tocsin.trust.signing import PROPOSE, SIGNATURE_BYTES, Signer
 from tocsin.wire.evidence import encode_evidence, sign_batch
 
-FLOOD = 40  # batches of junk, in all
+FLOOD = 12  # batches of junk, in all
 KEPT = 32  # own messages remembered for sending again
 _JUNK = b"\x5a" * SIGNATURE_BYTES
 
@@ -81,6 +83,8 @@ class Liar(Replica):
             honest += self._flood(now_ns)
         if isinstance(event, Received) and self._tells("eager"):
             honest += self._vote_for_anything(event.body)
+        if isinstance(event, Received) and self._tells("tempt"):
+            out += self._tempt(event)
         for effect in honest:
             if isinstance(effect, Send) and self._lies:
                 out.extend(self._told(effect))
@@ -195,6 +199,16 @@ class Liar(Replica):
                 if isinstance(preview, Preview):
                     return self._proposal(message.view, cut, preview.root, message.timeouts)
         return None
+
+    def _tempt(self, event: Received) -> list[Effect]:
+        """Another proposal than that of this view for one who asks what it missed, in case it forgot its vote."""
+        mine = self._proposed
+        try:
+            asked = mine is not None and isinstance(ENVELOPE.decode(event.body), Sync)
+        except WireError:
+            return []
+        other = self._other(mine) if asked and mine is not None and mine.epoch == self._epoch else None
+        return [] if other is None else [Send(event.source, ENVELOPE.encode(other))]
 
     def _shrunk(self, message: Propose) -> Propose | None:
         """A cut that takes a decided batch back, with the posterior that a careless reader would compute."""

@@ -7,7 +7,7 @@ can be, a method or a function of one rule, so that each line of the table is ab
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ import msgspec
 from tocsin.consensus import evidence_log, learner, quorum, view_change, voting
 from tocsin.consensus.messages import TimeoutCertificate, Votes
 from tocsin.consensus.replica import Replica
+from tocsin.detection import fusion
 from tocsin.model.verdict import Roster, Statement
 from tocsin.sim.broken import (
     Amnesia,
@@ -41,10 +42,10 @@ from tocsin.sim.broken import (
     VotesForgotten,
     VotesTwice,
     WeakTimeouts,
-    patched,
     weakened,
 )
 from tocsin.sim.campaign import campaign
+from tocsin.sim.patching import patched
 from tocsin.sim.world import Build
 from tocsin.trust.canonical import statement_bytes
 from tocsin.wire import evidence
@@ -95,6 +96,10 @@ def _every_signature_counts(roster: Roster, votes: Votes) -> bool:
 
 def _signatures_unchecked(roster: Roster, votes: Votes) -> bool:
     return len({monitor for monitor, _ in votes.signatures}) >= roster.quorum
+
+
+def _untrimmed(values: Sequence[int], f: int) -> int:  # noqa: ARG001 - that is the error
+    return sum(values) // len(values)
 
 
 def _always(*_: object) -> bool:
@@ -170,6 +175,7 @@ MUTANTS = (
     Mutant("a timeout is made anew", _runs(TimeoutsAnew)),
     Mutant("a cut may give up what was decided", _runs(CutsShrink)),
     Mutant("the posterior is not recomputed", _runs(PosteriorBelieved)),
+    Mutant("liars count in the posterior", Build(), lambda: patched((fusion, "trimmed_mean", _untrimmed))),
     Mutant("promises are forgotten in a crash", _runs(Amnesia)),
     Mutant("the lock is forgotten in a crash", _runs(LockForgotten)),
     Mutant("votes are forgotten in a crash", _runs(VotesForgotten)),

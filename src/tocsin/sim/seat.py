@@ -6,17 +6,18 @@ two effects; what comes back has the disk's records and the ingest log, as in ru
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tocsin.consensus.inputs import Start
 from tocsin.model.posterior import Decision
-from tocsin.model.steps import EVERYONE, Effect, Emit, Fired, Persist, Received, Send, SetTimer
+from tocsin.model.steps import Effect, Emit, Fired, Persist, Received, Send, SetTimer
 from tocsin.model.verdict import Verdict
 from tocsin.monitor.inputs import Flush, Observed, Sealed
 from tocsin.monitor.monitor import Monitor, MonitorInput
 from tocsin.sim.disk import Disk
-from tocsin.sim.faults import MACHINES, Schedule
+from tocsin.sim.faults import CRASHES_AT, MACHINES, Schedule
 from tocsin.sim.timeline import Streams, Timeline
 
 STEP_NS = 30_000  # processor time of a step that reads nothing
@@ -64,16 +65,21 @@ class Seat:
         self.store: dict[str, Verdict] = {}
         self._crash_after = NEVER  # effects of the next step that still happen
         self._down_ns = 0  # and how long it takes to come back
+        self._crash_when: dict[str, tuple[int, int]] = {}  # kind of record -> effects after it, time to come back
         self._make = make
         self._timeline = timeline
         self._rng = streams.of("seat", position)
-        self._faults = [fault for fault in schedule.of_kind(*MACHINES) if self.index in fault.who]
+        faults = [fault for fault in schedule.of_kind(*MACHINES) if self.index in fault.who]
+        self._slow = [fault for fault in faults if fault.kind == "slow machine"]
+        self._jumps = [fault for fault in faults if fault.kind == "clock jump"]
+        self._drifts = [fault for fault in faults if fault.kind == "clock drift"]
         self._ingest_log = ingest_log
         self._send = send
         self._watcher = watcher
         self._incarnation = 0
         self._read = 0  # entries of the ingest log that were analysed since the last start
         self._timers: dict[str, int] = {}  # token -> how often it was set
+        self._waiting: deque[MonitorInput] = deque()  # for the processor, in the order in which they came
         self._busy_until_ns = 0
         self._offset_ns = START_NS + self._rng.randrange(-60, 60) * SECOND_NS
 
@@ -85,6 +91,7 @@ class Seat:
             return
         self._incarnation += 1
         self._timers = {}
+        self._waiting.clear()
         self._busy_until_ns = 0
         self._read = 0
         self._crash_after = NEVER
@@ -94,14 +101,23 @@ class Seat:
         self._step(Start())
 
     def crash_in(self, effects: int, down_ns: int) -> None:
-        """Crash after so many effects of the next step (NEVER: do not after all), and boot again `down_ns` later."""
+        """Crash after so many effects of the next step and boot again `down_ns` later."""
         self._crash_after, self._down_ns = effects, down_ns
+
+    def crash_when(self, fault: str, effects: int, down_ns: int) -> None:
+        """Crash so many effects after the next record of the kind that `fault` (see faults.CRASHES_AT) names."""
+        self._crash_when[CRASHES_AT[fault]] = (effects, down_ns)
+
+    def calm(self) -> None:
+        """Do not crash any more."""
+        self._crash_after = NEVER
+        self._crash_when.clear()
 
     def _crash(self) -> None:
         self.monitor = None
         for kind, record in self.disk.crash(self._rng):
             self._watcher.durable(self, kind, record)
-        self._offset_ns += self._rng.randrange(0, 5) * SECOND_NS
+        self._offset_ns += self._rng.randrange(-5, 5) * SECOND_NS  # clocks do not go back but between two lives
         self._timeline.at(self._timeline.now_ns + self._down_ns, self.boot)
 
     def catch_up(self) -> None:
@@ -119,40 +135,47 @@ class Seat:
 
     def give(self, event: MonitorInput) -> None:
         """Let the monitor step, when its processor is free."""
-        self._give(self._incarnation, event)
+        self._give(event)
 
     def flush(self, offset: int) -> None:
         """State everything that is held back."""
         self.give(Flush(offset))
 
-    def _give(self, incarnation: int, event: MonitorInput) -> None:
-        if self.monitor is None or incarnation != self._incarnation:
+    def _give(self, event: MonitorInput) -> None:
+        if self.monitor is None:
             return
-        if self._timeline.now_ns < self._busy_until_ns:
-            self._timeline.at(self._busy_until_ns, self._give, incarnation, event)
+        if self._waiting:
+            self._waiting.append(event)
+        elif self._timeline.now_ns < self._busy_until_ns:
+            self._waiting.append(event)
+            self._timeline.at(self._busy_until_ns, self._take_next, self._incarnation)
         else:
             self._step(event)
 
+    def _take_next(self, incarnation: int) -> None:
+        if self.monitor is None or incarnation != self._incarnation:
+            return
+        self._step(self._waiting.popleft())
+        if self._waiting:
+            self._timeline.at(self._busy_until_ns, self._take_next, incarnation)
+
     def _fire(self, incarnation: int, token: str, number: int) -> None:
         if incarnation == self._incarnation and self._timers.get(token) == number:
-            self._give(incarnation, Fired(token))
+            self._give(Fired(token))
 
     def _step(self, event: MonitorInput) -> None:
         if self.monitor is None:
             return
         now = self._timeline.now_ns
-        size = len(event.body) if isinstance(event, Received) else 0
-        slowness = max((fault.amount for fault in self._faults if self._slow(fault.kind, fault.active(now))), default=1)
-        done = max(now, self._busy_until_ns) + int((STEP_NS + BYTE_NS * size) * slowness)
+        cost = STEP_NS + BYTE_NS * len(event.body) if isinstance(event, Received) else STEP_NS
+        if self._slow:
+            cost = int(cost * max((fault.amount for fault in self._slow if fault.active(now)), default=1))
+        done = max(now, self._busy_until_ns) + cost
         self._busy_until_ns = done
         self._execute(self.monitor.step(self._clock_ns(now), event), done)
 
-    @staticmethod
-    def _slow(kind: str, active: bool) -> bool:
-        return active and kind == "slow machine"
-
     def _clock_ns(self, now_ns: int) -> int:
-        jumped = sum(f.amount for f in self._faults if f.kind == "clock jump" and f.start_ns <= now_ns)
+        jumped = sum(f.amount for f in self._jumps if f.start_ns <= now_ns) if self._jumps else 0
         return now_ns + self._offset_ns + int(jumped * SECOND_NS)
 
     # --- effects
@@ -165,6 +188,9 @@ class Seat:
                 return
             if isinstance(effect, Persist):
                 self.disk.append(effect.kind, effect.record)
+                if effect.kind in self._crash_when and limit == NEVER:
+                    after, self._down_ns = self._crash_when.pop(effect.kind)
+                    limit = done + 1 + after
                 continue
             if isinstance(effect, SetTimer):
                 self._set_timer(effect, when_ns)
@@ -183,7 +209,7 @@ class Seat:
     def _set_timer(self, effect: SetTimer, when_ns: int) -> None:
         number = self._timers[effect.token] = self._timers.get(effect.token, 0) + 1
         if effect.delay_ns >= 0:
-            drift = [f.amount for f in self._faults if f.kind == "clock drift" and f.active(when_ns)]
+            drift = [f.amount for f in self._drifts if f.active(when_ns)]
             delay = int(effect.delay_ns * (drift[0] if drift else 1.0) * self._rng.uniform(1.0, 1.1))
             self._timeline.at(when_ns + delay, self._fire, self._incarnation, effect.token, number)
 
@@ -193,8 +219,3 @@ class Seat:
         elif emit.kind == "verdict":
             self.store.setdefault(emit.value.verdict_id, emit.value)
             self._watcher.verdict(self, emit.value)
-
-
-def reaches(effect_to: int, seat: Seat, source: Seat) -> bool:
-    """Whether a message of `source` to monitor `effect_to` goes to `seat`; twins do not write to each other."""
-    return seat.index != source.index and effect_to in (EVERYONE, seat.index)

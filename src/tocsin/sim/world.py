@@ -17,16 +17,16 @@ import msgspec
 from tocsin.consensus.inputs import ConsensusConfig
 from tocsin.consensus.replica import Replica
 from tocsin.detection.fusion import FleetPosterior
-from tocsin.model.steps import Received
+from tocsin.model.steps import EVERYONE, Received
 from tocsin.model.verdict import Roster
 from tocsin.monitor.inputs import Observed
 from tocsin.monitor.monitor import Monitor
-from tocsin.sim.faults import HEAL_NS, LIES, Schedule
+from tocsin.sim.faults import CRASHES_AT, HEAL_NS, LIES, Schedule
 from tocsin.sim.invariants import Invariants, Violation
 from tocsin.sim.liar import Liar
 from tocsin.sim.network import Network
 from tocsin.sim.scripted import AGENTS, Script, ScriptedDetector, make_batch
-from tocsin.sim.seat import NEVER, Entry, Seat, reaches
+from tocsin.sim.seat import Entry, Seat
 from tocsin.sim.timeline import MILLISECOND_NS, Streams, Timeline
 from tocsin.trust.keyring import deterministic_signers, roster_of
 from tocsin.trust.signing import Signer
@@ -88,6 +88,7 @@ class World:
         self._lies = {fault.kind: fault.amount for fault in schedule.of_kind(*LIES)}
         self._script = Script(self.streams.of("script"), (BATCHES + BATCHES_AFTER) * EVENTS_PER_BATCH)
         self._config = self.streams.of("limits").choice((USUAL, USUAL, SMALL_LIMITS))
+        self._posteriors: dict[int, FleetPosterior] = {}  # by seat, of the honest
         self._digest = blake2b(digest_size=8)
         places = self._places()
         self.seats = [
@@ -106,6 +107,7 @@ class World:
         ]
         self.network = Network(self.timeline, self.streams, schedule, places, self._deliver)
         self.honest = [seat for seat in self.seats if seat.honest]
+        self._reached: dict[tuple[int, int], list[int]] = {}
         self._events_so_far = 0
         self._over = False
         self._plan()
@@ -124,7 +126,8 @@ class World:
             rng = self.streams.of("lies", seat.position)
             replica = Liar(roster, me, signer, FleetPosterior(roster), self._config, self._lies, rng)
             return Monitor(me, replica, detector)
-        return build.monitor(me, build.replica(roster, me, signer, FleetPosterior(roster), self._config), detector)
+        fold = self._posteriors[seat.position] = FleetPosterior(roster)
+        return build.monitor(me, build.replica(roster, me, signer, fold, self._config), detector)
 
     # --- the plan
 
@@ -132,11 +135,14 @@ class World:
         rng = self.streams.of("plan")
         for seat in self.seats:
             self.timeline.at(0, seat.boot)
-        for fault in self.schedule.of_kind("crash"):
+        for fault in self.schedule.of_kind("crash", *CRASHES_AT):
             for seat in self.seats:
                 if seat.index in fault.who:
-                    down_ns = fault.stop_ns - fault.start_ns
-                    self.timeline.at(fault.start_ns, seat.crash_in, int(fault.amount), down_ns)
+                    down_ns, effects = fault.stop_ns - fault.start_ns, int(fault.amount)
+                    if fault.kind == "crash":
+                        self.timeline.at(fault.start_ns, seat.crash_in, effects, down_ns)
+                    else:
+                        self.timeline.at(fault.start_ns, seat.crash_when, fault.kind, effects, down_ns)
         times = sorted(rng.randrange(HEAL_NS) for _ in range(BATCHES))
         times += [HEAL_NS + rng.randrange(100 * MILLISECOND_NS) for _ in range(BATCHES_AFTER)]
         for when in sorted(times):
@@ -155,7 +161,7 @@ class World:
 
     def _calm(self) -> None:
         for seat in self.seats:
-            seat.crash_in(NEVER, 0)
+            seat.calm()
 
     def _flush(self) -> None:
         for seat in self.seats:
@@ -164,10 +170,18 @@ class World:
     # --- messages
 
     def _send(self, source: int, to: int, body: bytes, when_ns: int) -> None:
-        sender = self.seats[source]
-        for seat in self.seats:
-            if reaches(to, seat, sender):
-                self.network.send(source, seat.position, body, when_ns)
+        for target in self._targets(source, to):
+            self.network.send(source, target, body, when_ns)
+
+    def _targets(self, source: int, to: int) -> list[int]:
+        """Seats that a message from seat `source` to monitor `to` reaches; twins do not write to each other."""
+        key = (source, to)
+        if key not in self._reached:
+            sender = self.seats[source].index
+            self._reached[key] = [
+                seat.position for seat in self.seats if seat.index != sender and to in (EVERYONE, seat.index)
+            ]
+        return self._reached[key]
 
     def _deliver(self, source: int, target: int, body: bytes) -> None:
         self._digest.update(b"%d %d %d %d " % (self.timeline.now_ns, source, target, len(body)) + body[-16:])
@@ -218,6 +232,8 @@ class World:
             self.invariants.check_authorship(seat)
             if set(seat.store) != self.invariants.verdict_ids:
                 raise Violation("a verdict that not all honest monitors have", f"monitor {seat.index}")
+            if self._posteriors[seat.position].root != self.invariants.posterior.root:
+                raise Violation("honest monitors hold different posteriors", f"monitor {seat.index}")
         for agent, name in enumerate(AGENTS):
             self._check_stated(agent, name)
 
@@ -233,3 +249,5 @@ class World:
                 raise Violation(
                     "evidence that does not add up", f"monitor {seat.index} about {name}: {stated.get(seat.index, 0.0)}"
                 )
+        if stated:  # whoever had watched alone would believe the same
+            self.invariants.check_belief(name, self.invariants.central.prior + expected)
