@@ -59,6 +59,7 @@ lock: $(STAMP) ## resolve the dependencies of pyproject.toml anew (UPGRADE=--upg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 	$(BIN)/uv pip compile pyproject.toml $(LOCKING) -o requirements/run.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev $(LOCKING) -o requirements/dev.lock
+	$(BIN)/uv pip compile pyproject.toml --extra bls $(LOCKING) -o requirements/bls.lock
 	$(BIN)/uv pip compile --group peers --constraint requirements/dev.lock $(LOCKING) -o requirements/peers.lock
 
 LOCKING = --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

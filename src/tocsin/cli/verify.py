@@ -35,7 +35,7 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
         raise VerificationError(
             "the certificate names other monitors than the roster you trust", remedy="do not act on this certificate"
         )
-    signers = sorted(verdict.certificate.signatures)
+    signers = list(verdict.certificate.monitors)
     result = {
         "valid": True,
         "pinned": roster is not None,
@@ -45,6 +45,7 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
         "confidence": verdict.confidence,
         "epoch": verdict.epoch,
         "net": trusted.net,
+        "scheme": "bls12-381" if trusted.adds_up else "ed25519",
         "signers": signers,
         "monitors": trusted.n,
         "quorum": trusted.quorum,

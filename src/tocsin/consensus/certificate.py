@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from tocsin.consensus.messages import Sum
 from tocsin.consensus.quorum import vote_holds
+from tocsin.consensus.sums import bitmap_of, signers_of
 from tocsin.errors import VerificationError
 from tocsin.model.verdict import QuorumCertificate, Roster, Verdict
 from tocsin.stats.logodds import logistic
-from tocsin.trust.canonical import entry_bytes
+from tocsin.trust.canonical import entry_bytes, statement_bytes
 from tocsin.trust.keyring import roster_hash
 from tocsin.trust.merkle import verify_proof
+from tocsin.trust.signing import VOTE
 
 COMPROMISED = "compromised"
 CONFIDENCE_TOLERANCE = 1e-9  # it went through decimal digits
@@ -38,6 +41,7 @@ def _demand(condition: bool, cause: str, remedy: str = "do not act on this certi
 def verify_certificate(certificate: QuorumCertificate, roster: Roster) -> None:
     """Check that n - f distinct monitors of `roster` committed to the statement. Raises VerificationError.
 
+    A roster with BLS keys demands the sum of their signatures, any other one signature each.
     Every signature must hold: an extra one that does not is a sign of tampering, not something to skip.
     """
     statement = certificate.statement
@@ -48,13 +52,21 @@ def verify_certificate(certificate: QuorumCertificate, roster: Roster) -> None:
         "get the roster from whoever runs the monitors, not from the certificate",
     )
     _demand(statement.phase == "C", "the certificate is not of the commit phase")
-    signers = certificate.signatures
+    signers = certificate.monitors
     _demand(
         len(signers) >= roster.quorum,
         f"{len(signers)} monitors signed; {roster.quorum} of {roster.n} must",
         "wait",
     )
-    for monitor, signature in sorted(signers.items()):
+    if roster.adds_up:
+        _demand(not certificate.signatures, "the certificate has signatures beside their sum")
+        known = list(signers) == sorted(set(signers)) and signers[0] >= 0 and signers[-1] < roster.n
+        _demand(known, "the certificate names monitors that are not in the roster, or one twice")
+        total = Sum(bitmap_of(signers, roster.n), certificate.aggregate)
+        _demand(signers_of(roster, total, VOTE, statement_bytes(statement)) == signers, "the sum does not hold")
+        return
+    _demand(not certificate.aggregate, "the roster has no keys for a sum of signatures")
+    for monitor, signature in sorted(certificate.signatures.items()):
         _demand(0 <= monitor < roster.n, f"monitor {monitor} is not in the roster")
         _demand(vote_holds(roster, monitor, statement, signature), f"the signature of monitor {monitor} does not hold")
 

@@ -31,6 +31,8 @@ class ConsensusConfig(msgspec.Struct, frozen=True, kw_only=True):
     proposal_delay_ns: int = 10 * MILLISECOND_NS  # the leader gathers evidence for at most this long
     view_timeout_ns: int = 500 * MILLISECOND_NS  # first view of an epoch; doubles with each further view
     max_doublings: int = 6
+    # Shorter than the view timeout: whoever heard of no proposal for so long gives up on the leader already.
+    leader_timeout_ns: int = 500 * MILLISECOND_NS
     pull_delay_ns: int = 50 * MILLISECOND_NS  # missing evidence is asked for again after this long
     batches_per_cut: int = 64  # per monitor: bounds what one epoch makes every replica fold
     # Per monitor: bounds what a flood makes every replica keep. Its author sends the rest again when it has room; not

@@ -13,6 +13,7 @@ from tocsin.consensus.inputs import ConsensusConfig
 from tocsin.consensus.messages import ENVELOPE, Certificates, Certified, Cut, Decide, PhaseName, Propose, Sync, Votes
 from tocsin.consensus.outbox import Outbox
 from tocsin.consensus.quorum import NO_CERTIFICATE, certificate_of, decision_hash, statement_of, votes_hold
+from tocsin.consensus.sums import sum_of
 from tocsin.errors import InternalError, StorageCorrupt
 from tocsin.model.evidence import EvidenceBatch
 from tocsin.model.posterior import Decision, FoldResult, Preview
@@ -52,6 +53,7 @@ class Learner:
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
+        self._out.begin(self._epoch, self._cut)
         self._decision: Certified | None = None  # certified; waiting for the evidence under it
         self._previews: dict[bytes, Preview] = {}
 
@@ -118,8 +120,10 @@ class Learner:
     def _ballot(
         self, view: int, phase: PhaseName, root: bytes, posterior_root: bytes, votes: dict[int, bytes]
     ) -> Votes:
-        signatures = tuple(sorted(votes.items()))
-        return Votes(self._epoch, view, phase, self._prev_cert_hash, root, posterior_root, signatures)
+        adds_up = bool(votes) and self._roster.adds_up
+        signatures = () if adds_up else tuple(sorted(votes.items()))
+        total = sum_of(self._roster, votes) if adds_up else None
+        return Votes(self._epoch, view, phase, self._prev_cert_hash, root, posterior_root, signatures, total)
 
     def _is_acceptable(self, m: Propose) -> bool:
         """A freely chosen cut adds something, unless the view changed, and reaches into no known fork."""

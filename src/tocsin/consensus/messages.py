@@ -6,16 +6,21 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tocsin.trust import bls
 from tocsin.trust.signing import HASH_BYTES, SIGNATURE_BYTES
 from tocsin.wire import limits
 from tocsin.wire.envelope import Envelope
 
 Hash = Annotated[bytes, msgspec.Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+Share = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=bls.SHARE_BYTES)]  # Ed25519 or BLS
+Aggregate = Annotated[bytes, msgspec.Meta(min_length=bls.SIGNATURE_BYTES, max_length=bls.SIGNATURE_BYTES)]
+Bitmap = Annotated[bytes, msgspec.Meta(max_length=limits.MAX_MONITORS // 8)]  # of monitors; see quorum.members
 MonitorIndex = Annotated[int, msgspec.Meta(ge=0, lt=limits.MAX_MONITORS)]
 Counter = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_COUNTER)]
 CounterOrNone = Annotated[int, msgspec.Meta(ge=-1, le=limits.MAX_COUNTER)]  # -1 = none
 PhaseName = Literal["P", "C"]
+MAX_TIMEOUT_SUMS = 64  # different highest views in one timeout certificate
 
 
 class Tip(msgspec.Struct, frozen=True, array_like=True):
@@ -25,8 +30,24 @@ class Tip(msgspec.Struct, frozen=True, array_like=True):
     head: Hash
 
 
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """Where a cut reaches in one monitor's chain, if not where the last decided one does."""
+
+    monitor: MonitorIndex
+    seq: CounterOrNone
+    head: Hash
+
+
+LeanCut = Annotated[tuple[Step, ...], msgspec.Meta(max_length=limits.MAX_MONITORS)]
 Cut = tuple[Tip, ...]  # index = monitor
 _WireCut = Annotated[tuple[Tip, ...], msgspec.Meta(max_length=limits.MAX_MONITORS)]
+
+
+class Sum(msgspec.Struct, frozen=True, array_like=True):
+    """One BLS signature in place of those of all `signers`."""
+
+    signers: Bitmap
+    signature: Aggregate
 
 
 class Votes(msgspec.Struct, frozen=True, array_like=True):
@@ -39,6 +60,7 @@ class Votes(msgspec.Struct, frozen=True, array_like=True):
     cut_root: Hash
     posterior_root: Hash
     signatures: Annotated[tuple[tuple[MonitorIndex, Signature], ...], msgspec.Meta(max_length=limits.MAX_MONITORS)]
+    total: Sum | None = None  # in place of `signatures` under a roster with BLS keys
 
 
 class Certified(msgspec.Struct, frozen=True, array_like=True):
@@ -56,6 +78,13 @@ class TimeoutVote(msgspec.Struct, frozen=True, array_like=True):
     signature: Signature
 
 
+class TimeoutSum(msgspec.Struct, frozen=True, array_like=True):
+    """Everybody in a timeout certificate who had seen the same highest view."""
+
+    high_view: CounterOrNone
+    total: Sum
+
+
 class TimeoutCertificate(msgspec.Struct, frozen=True, array_like=True):
     """A quorum gave up on (epoch, view); `high` is the highest prepare certificate any of them had seen."""
 
@@ -63,6 +92,7 @@ class TimeoutCertificate(msgspec.Struct, frozen=True, array_like=True):
     view: Counter
     votes: Annotated[tuple[TimeoutVote, ...], msgspec.Meta(max_length=limits.MAX_MONITORS)]
     high: Certified | None
+    sums: Annotated[tuple[TimeoutSum, ...], msgspec.Meta(max_length=MAX_TIMEOUT_SUMS)] = ()  # in place of `votes`
 
 
 class EvidenceMessage(msgspec.Struct, frozen=True, array_like=True, tag="EVIDENCE"):
@@ -90,7 +120,7 @@ class Vote(msgspec.Struct, frozen=True, array_like=True, tag="VOTE"):
     phase: PhaseName
     cut_root: Hash
     posterior_root: Hash
-    signature: Signature
+    signature: Share
 
 
 class Prepared(msgspec.Struct, frozen=True, array_like=True, tag="QC1"):
@@ -113,7 +143,7 @@ class Timeout(msgspec.Struct, frozen=True, array_like=True, tag="TIMEOUT"):
     high_view: CounterOrNone
     high: Certified | None
     timeouts: TimeoutCertificate | None
-    signature: Signature
+    signature: Share
 
 
 class Sync(msgspec.Struct, frozen=True, array_like=True, tag="SYNC"):
@@ -150,5 +180,13 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, tag="FORK"):
     signature_b: Signature
 
 
-AnyMessage = EvidenceMessage | Propose | Vote | Prepared | Decide | Timeout | Sync | Certificates | Pull | Fork
+class Lean(msgspec.Struct, frozen=True, array_like=True, tag="LEAN"):
+    """A message of `epoch` whose cuts are empty, and what they add to the cut decided before it (lean.py)."""
+
+    epoch: Counter
+    cuts: Annotated[tuple[LeanCut, ...], msgspec.Meta(max_length=3)]
+    body: bytes
+
+
+AnyMessage = EvidenceMessage | Propose | Vote | Prepared | Decide | Timeout | Sync | Certificates | Pull | Fork | Lean
 ENVELOPE: Envelope[AnyMessage] = Envelope(AnyMessage)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tocsin.consensus.messages import ENVELOPE, AnyMessage
+from tocsin.consensus.lean import LEAN_FROM, Emptied, epoch_of
+from tocsin.consensus.messages import ENVELOPE, AnyMessage, Cut, Lean
 from tocsin.model.steps import EVERYONE, Effect, Emit, Persist, Send, SetTimer
 
 
@@ -13,8 +14,18 @@ class Outbox:
 
     def __init__(self) -> None:
         self._effects: list[Effect] = []
+        self._epoch = 0
+        self._base: Cut = ()
+
+    def begin(self, epoch: int, base: Cut) -> None:
+        """An epoch begins; `base` is the cut decided before it, which everybody in it has."""
+        self._epoch, self._base = epoch, base
 
     def send(self, to: int, message: AnyMessage) -> None:
+        if len(self._base) >= LEAN_FROM and epoch_of(message) == self._epoch:
+            emptied = Emptied(self._base)
+            body = ENVELOPE.encode(emptied.message(message))
+            message = Lean(self._epoch, tuple(emptied.lean), body)
         self._effects.append(Send(to, ENVELOPE.encode(message)))
 
     def broadcast(self, message: AnyMessage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tocsin.consensus import sums
 from tocsin.consensus.messages import Votes
 from tocsin.model.verdict import QuorumCertificate, Roster, Statement
 from tocsin.trust.canonical import decided_bytes, statement_bytes
@@ -36,23 +37,45 @@ def decision_hash(statement: Statement) -> bytes:
     return domain_hash(_DECIDED, decided_bytes(statement))
 
 
-def sign_vote(signer: Signer, statement: Statement) -> bytes:
-    """A vote for `statement`, which names the phase: a prepare vote never counts as a commit vote."""
-    return signer.sign(VOTE, statement_bytes(statement))
+def sign_vote(signer: Signer, statement: Statement, *, adds_up: bool = False) -> bytes:
+    """A vote for `statement`, which names the phase: a prepare vote never counts as a commit vote.
+
+    An Ed25519 signature, or a BLS share where votes add up.
+    """
+    signed = statement_bytes(statement)
+    return signer.share(VOTE, signed) if adds_up else signer.sign(VOTE, signed)
 
 
 def vote_holds(roster: Roster, monitor: int, statement: Statement, signature: bytes) -> bool:
     """Whether `signature` is `monitor`'s vote for `statement`."""
-    return 0 <= monitor < roster.n and verify(roster.keys[monitor], VOTE, statement_bytes(statement), signature)
+    if not 0 <= monitor < roster.n:
+        return False
+    signed = statement_bytes(statement)
+    if roster.adds_up:
+        return sums.share_holds(roster, monitor, VOTE, signed, signature)
+    return verify(roster.keys[monitor], VOTE, signed, signature)
 
 
 def certificate_of(roster: Roster, votes: Votes) -> QuorumCertificate:
     """The self-contained form, for people and gateways."""
-    return QuorumCertificate(statement=statement_of(roster, votes), signatures=dict(votes.signatures))
+    total = votes.total
+    return QuorumCertificate(
+        statement=statement_of(roster, votes),
+        signatures=dict(votes.signatures),
+        signers=(sums.members(total.signers, roster.n) or ()) if total else (),
+        aggregate=total.signature if total else b"",
+    )
 
 
 def votes_hold(roster: Roster, votes: Votes) -> bool:
     """Whether at least n - f distinct monitors of `roster` signed the statement, and every signature counts."""
+    if roster.adds_up:
+        signed = statement_bytes(statement_of(roster, votes))
+        if votes.total is None or votes.signatures:
+            return False
+        return len(sums.signers_of(roster, votes.total, VOTE, signed)) >= roster.quorum
+    if votes.total is not None:
+        return False
     signers = {monitor for monitor, _ in votes.signatures}
     if len(signers) != len(votes.signatures) or len(signers) < roster.quorum:
         return False

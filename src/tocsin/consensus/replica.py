@@ -14,19 +14,24 @@ from tocsin.consensus.dissemination import PULL_TIMER
 from tocsin.consensus.evidence_log import Gap
 from tocsin.consensus.fold import Fold
 from tocsin.consensus.inputs import ConsensusConfig, Input, SubmitEvidence
+from tocsin.consensus.lean import Filled, epoch_of
 from tocsin.consensus.messages import (
     ENVELOPE,
+    AnyMessage,
     Certificates,
     Decide,
     EvidenceMessage,
     Fork,
+    Lean,
     Prepared,
     Propose,
     Pull,
     Sync,
     Timeout,
+    TimeoutCertificate,
     Vote,
 )
+from tocsin.consensus.quorum import leader_of
 from tocsin.consensus.voting import Voter
 from tocsin.errors import WireError
 from tocsin.model.posterior import Decision
@@ -104,10 +109,24 @@ class Replica(Voter):
             return
         try:
             message = ENVELOPE.decode(body)
+            if isinstance(message, Lean):
+                message = self._filled(message)
         except WireError:
             self._out.refuse("malformed message")
             return
         self._handlers[type(message)](source, message)
+
+    def _filled(self, lean: Lean) -> AnyMessage:
+        """The message with its cuts, if it is of our epoch; of another no handler looks at them."""
+        message = ENVELOPE.decode(lean.body)
+        if epoch_of(message) != lean.epoch:
+            raise WireError("a lean message is of another epoch than it says", remedy="run one version everywhere")
+        filled = Filled(self._cut, lean.cuts)
+        if lean.epoch == self._epoch:
+            message = filled.message(message)
+            if not filled.sound:
+                raise WireError("a lean message's cuts do not fit it", remedy="run one version everywhere")
+        return message
 
     def _fire(self, token: str) -> None:
         if token == PULL_TIMER:
@@ -154,13 +173,17 @@ class Replica(Voter):
 
     def _give_up(self, view: int) -> None:
         """Time out of `view`, once; later calls re-send the same bytes."""
-        timeout = self._promises.timeout
+        timeout, first = self._promises.timeout, False
         if timeout is None or timeout.view < view:
             timeout = view_change.make_timeout(
                 self._roster, self._signer, self._epoch, view, self._promises.high, self._entered
             )
             self._promises.timeout = timeout
             self._out.persist(journal.TIMED_OUT, ENVELOPE.encode(timeout))
+            first = True
+        if first and self._roster.adds_up:
+            self._tell_next_leader(timeout)
+            return
         self._out.broadcast(timeout)
         self._evidence.rebroadcast(self._cut, self._newest_cut())
         self._on_timeout(self._me, timeout)
@@ -193,5 +216,23 @@ class Replica(Voter):
                 return
         same = {i: timeout for i, timeout in self._timeouts.items() if timeout.view == self.view}
         if len(same) >= self._roster.quorum:
-            certificate = view_change.certificate_of_timeouts(same)
-            self._enter(self.view + 1, certificate)
+            certificate = self._certificate_of(same)
+            if certificate is not None:
+                self._enter(self.view + 1, certificate)
+
+    def _tell_next_leader(self, timeout: Timeout) -> None:
+        """In a large fleet a timeout first goes to who has use for it; sent again, it goes to everybody."""
+        leader = leader_of(self._roster, self._epoch, timeout.view + 1)
+        if leader != self._me:
+            self._out.send(leader, timeout)
+        self._on_timeout(self._me, timeout)
+
+    def _certificate_of(self, timeouts: dict[int, Timeout]) -> TimeoutCertificate | None:
+        """Of a quorum of timeouts of the current view; None where too few of their shares hold."""
+        if not self._roster.adds_up:
+            return view_change.certificate_of_timeouts(timeouts)
+        sound = view_change.without_spoilers(self._roster, timeouts)
+        for monitor in timeouts.keys() - sound.keys():
+            del self._timeouts[monitor]
+            self._out.refuse("forged timeout")
+        return view_change.sum_of_timeouts(self._roster, sound) if len(sound) >= self._roster.quorum else None

@@ -7,6 +7,8 @@ import msgspec
 from tocsin.consensus import journal, view_change
 from tocsin.consensus.cut import cut_root, is_well_formed
 from tocsin.consensus.evidence_log import Gap
+from tocsin.consensus.fold import Fold
+from tocsin.consensus.inputs import ConsensusConfig
 from tocsin.consensus.learner import Learner
 from tocsin.consensus.messages import (
     ENVELOPE,
@@ -21,14 +23,21 @@ from tocsin.consensus.messages import (
     Vote,
 )
 from tocsin.consensus.quorum import leader_of, sign_vote, vote_holds
+from tocsin.consensus.sums import spoilers
 from tocsin.errors import InternalError
 from tocsin.model.posterior import Preview
+from tocsin.model.verdict import Roster, Statement
+from tocsin.trust.bls import is_share
 from tocsin.trust.canonical import statement_bytes
-from tocsin.trust.signing import PROPOSE, verify
+from tocsin.trust.signing import PROPOSE, VOTE, Signer, verify
 
 
 class Voter(Learner):
     """What a monitor binds itself to within an epoch: proposals and votes, each once a view."""
+
+    def __init__(self, roster: Roster, me: int, signer: Signer, fold: Fold, config: ConsensusConfig) -> None:
+        self._garbling: set[int] = set()  # whose shares did not hold
+        super().__init__(roster, me, signer, fold, config)
 
     @property
     def view(self) -> int:
@@ -39,7 +48,9 @@ class Voter(Learner):
         super()._begin_epoch()
         self._promises = journal.Promises()
         self._proposed: Propose | None = None  # our own, in the current view
+        self._proposed_root = b""  # of its cut: looked at with every vote
         self._votes: dict[PhaseName, dict[int, bytes]] = {"P": {}, "C": {}}  # for our own proposal
+        self._shares: dict[PhaseName, dict[int, bytes]] = {"P": {}, "C": {}}  # votes that add up, not yet checked
         self._timeouts: dict[int, Timeout] = {}  # latest of each monitor
         self._entered: TimeoutCertificate | None = None  # what opened the current view
         self._examined: Propose | None = None  # valid in form; waiting for the evidence under it
@@ -56,13 +67,19 @@ class Voter(Learner):
         self._entered = entered
         self._proposed = self._examined = None
         self._votes = {"P": {}, "C": {}}
+        self._shares = {"P": {}, "C": {}}
+        self._garbling.clear()
         self._disarm()
         self._out.emit("view", (self._epoch, view))
 
     def _arm(self) -> None:
         self._armed = f"view {self._epoch} {self.view}"
         doublings = min(self.view, self._config.max_doublings)
-        self._out.timer(self._armed, self._config.view_timeout_ns << doublings)
+        heard = self._examined is not None or self._promises.prepared_view == self.view
+        patience_ns = self._config.view_timeout_ns
+        self._out.timer(
+            self._armed, (patience_ns if heard else min(patience_ns, self._config.leader_timeout_ns)) << doublings
+        )
 
     def _disarm(self) -> None:
         if self._armed:
@@ -102,7 +119,7 @@ class Voter(Learner):
         """Send a proposal that is durable, and count our own votes for it."""
         self._out.broadcast(proposal)
         self._proposed = proposal
-        root = cut_root(proposal.cut)
+        self._proposed_root = root = cut_root(proposal.cut)
         promises = self._promises
         if promises.prepared_view < proposal.view:
             self._on_propose(self._me, proposal)
@@ -111,7 +128,7 @@ class Voter(Learner):
         for phase, promised in voted:
             if promised == proposal.view:  # voted before a restart
                 statement = self._statement(proposal.view, phase, root, proposal.posterior_root)
-                self._votes[phase][self._me] = sign_vote(self._signer, statement)
+                self._votes[phase][self._me] = sign_vote(self._signer, statement, adds_up=self._roster.adds_up)
 
     def _on_propose(self, source: int, m: Propose) -> None:
         promises = self._promises
@@ -138,6 +155,8 @@ class Voter(Learner):
             self._enter(m.view, m.timeouts)
         if self._examined is None:
             self._examined = m
+            if self._config.leader_timeout_ns < self._config.view_timeout_ns:
+                self._disarm()  # armed again at once, with the patience for a leader that works
 
     def _opens(self, certificate: TimeoutCertificate, view: int) -> bool:
         return view_change.timeouts_hold(self._roster, certificate, self._epoch, view - 1, self._prev_cert_hash)
@@ -170,7 +189,8 @@ class Voter(Learner):
 
     def _vote(self, phase: PhaseName, view: int, root: bytes, posterior_root: bytes) -> None:
         self._out.persist(journal.VOTED, msgspec.msgpack.encode(journal.VotedRecord(view, phase)))
-        signature = sign_vote(self._signer, self._statement(view, phase, root, posterior_root))
+        statement = self._statement(view, phase, root, posterior_root)
+        signature = sign_vote(self._signer, statement, adds_up=self._roster.adds_up)
         vote = Vote(self._epoch, view, phase, root, posterior_root, signature)
         leader = leader_of(self._roster, self._epoch, view)
         if leader == self._me:
@@ -182,14 +202,17 @@ class Voter(Learner):
         mine = self._proposed
         if not self._is_current(source, m.epoch) or mine is None or mine.view != m.view:
             return
-        root = cut_root(mine.cut)
+        root = self._proposed_root
         votes = self._votes[m.phase]
         if (m.cut_root, m.posterior_root) != (root, mine.posterior_root) or len(votes) >= self._roster.quorum:
             return
-        if not vote_holds(self._roster, source, self._statement(m.view, m.phase, root, m.posterior_root), m.signature):
+        statement = self._statement(m.view, m.phase, root, m.posterior_root)
+        if self._roster.adds_up:
+            self._count_share(source, m, statement)
+        elif vote_holds(self._roster, source, statement, m.signature):
+            votes[source] = m.signature
+        else:
             self._out.refuse("forged vote")
-            return
-        votes[source] = m.signature
         if len(votes) < self._roster.quorum:
             return
         certified = Certified(self._ballot(m.view, m.phase, root, m.posterior_root, votes), mine.cut)
@@ -199,6 +222,24 @@ class Voter(Learner):
         else:
             self._out.broadcast(Decide(certified))
             self._on_decided(certified)
+
+    def _count_share(self, source: int, m: Vote, statement: Statement) -> None:
+        """Keep a share until there are enough of them for a quorum, then check them all at once."""
+        votes, shares = self._votes[m.phase], self._shares[m.phase]
+        if source in votes or source in self._garbling:
+            return
+        if not is_share(m.signature):
+            self._out.refuse("forged vote")
+            return
+        shares[source] = m.signature
+        if len(votes) + len(shares) < self._roster.quorum:
+            return
+        bad = spoilers(self._roster, shares, VOTE, statement_bytes(statement))
+        votes.update((monitor, share) for monitor, share in shares.items() if monitor not in bad)
+        shares.clear()
+        self._garbling |= bad  # looked at no more until a view fails: finding them costs a check each
+        for _ in bad:
+            self._out.refuse("forged vote")
 
     def _on_prepared_message(self, source: int, m: Prepared) -> None:
         if self._is_current(source, m.certified.votes.epoch):

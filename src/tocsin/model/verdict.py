@@ -31,10 +31,20 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuorumCertificate(msgspec.Struct, frozen=True, kw_only=True):
-    """`n - f` distinct configured monitors signed the same statement (Castro & Liskov 1999)."""
+    """`n - f` distinct configured monitors signed the same statement (Castro & Liskov 1999).
+
+    One Ed25519 signature each, or, under a roster with BLS keys, the sum of what `signers` signed.
+    """
 
     statement: Statement
     signatures: dict[int, bytes]  # monitor index -> Ed25519 signature over the statement's digest
+    signers: tuple[int, ...] = ()  # ascending, of `aggregate`
+    aggregate: bytes = b""  # 96 bytes
+
+    @property
+    def monitors(self) -> tuple[int, ...]:
+        """Who signed, ascending."""
+        return self.signers if self.aggregate else tuple(sorted(self.signatures))
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +72,13 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[bytes, ...]  # Ed25519 public keys, index = monitor number
     alpha_ppm: int = 10_000
     prior_ppm: int = 10_000  # prior probability that an agent is compromised
+    bls_keys: tuple[bytes, ...] = ()  # where votes are to be added up: one a monitor, else none at all
+    bls_proofs: tuple[bytes, ...] = ()  # that somebody holds each key's secret
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether votes are BLS shares, and certificates their sums."""
+        return bool(self.bls_keys)
 
     @property
     def n(self) -> int:

@@ -56,7 +56,7 @@ def decided_bytes(statement: Statement) -> bytes:
 
 def roster_bytes(roster: Roster) -> bytes:
     """What `config_hash` is a hash of."""
-    keys = b"".join(_sized(key) for key in roster.keys)
+    keys = b"".join(_sized(key) for key in (*roster.keys, *roster.bls_keys, *roster.bls_proofs))
     head = struct.pack(">QQQ", len(roster.keys), roster.alpha_ppm, roster.prior_ppm)
     return _sized(roster.net.encode()) + head + keys
 

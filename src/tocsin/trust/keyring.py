@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from tocsin.errors import ConfigError
 from tocsin.model.verdict import Roster
+from tocsin.trust import bls
 from tocsin.trust.canonical import roster_bytes
 from tocsin.trust.signing import PUBLIC_KEY_BYTES, Signer, domain_hash
 
@@ -18,6 +19,7 @@ MILLION = 1_000_000
 _ROSTER = b"tocsin/1 roster"
 _TEST_KEY = b"tocsin/1 deterministic test key"
 _FIELDS = {"net", "keys", "alpha_ppm", "prior_ppm"}
+_BLS_FIELDS = {"bls_keys", "bls_proofs"}
 
 
 @lru_cache(maxsize=64)
@@ -44,7 +46,22 @@ def check_roster(roster: Roster) -> Roster:
     for name, ppm in (("alpha_ppm", roster.alpha_ppm), ("prior_ppm", roster.prior_ppm)):
         if not 0 < ppm < MILLION:
             raise ConfigError(f"{name} must lie between 1 and {MILLION - 1}, not {ppm}", remedy="10000 means 1 %")
+    if roster.bls_keys or roster.bls_proofs:
+        _check_bls_keys(roster)
     return roster
+
+
+def _check_bls_keys(roster: Roster) -> None:
+    if not len(roster.bls_keys) == len(roster.bls_proofs) == roster.n:
+        raise ConfigError("a roster has a BLS key and a proof for every monitor, or none", remedy="list all or none")
+    if len(set(roster.bls_keys)) != roster.n:
+        raise ConfigError("two monitors share a BLS key", remedy="give each monitor its own key")
+    for i, (key, proof) in enumerate(zip(roster.bls_keys, roster.bls_proofs, strict=True)):
+        # A key made from others' keys would sign for them too; nobody can prove to hold the secret of such a key.
+        if not bls.possession_holds(key, proof):
+            raise ConfigError(
+                f"the proof that monitor {i} holds its BLS key does not hold", remedy="take the proof of that monitor"
+            )
 
 
 def roster_to_dict(roster: Roster) -> dict[str, Any]:
@@ -54,31 +71,49 @@ def roster_to_dict(roster: Roster) -> dict[str, Any]:
         "keys": [key.hex() for key in roster.keys],
         "alpha_ppm": roster.alpha_ppm,
         "prior_ppm": roster.prior_ppm,
+        **(
+            {name: [one.hex() for one in getattr(roster, name)] for name in sorted(_BLS_FIELDS)}
+            if roster.adds_up
+            else {}
+        ),
     }
 
 
-def _roster_key(value: object) -> bytes:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ConfigError("a monitor's public key must be 64 lower-case hex digits", remedy="copy it unchanged")
+def _hex(value: object, size: int) -> bytes:
+    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{2 * size}}}", value):
+        raise ConfigError(
+            f"a monitor's public key must be {2 * size} lower-case hex digits", remedy="copy it unchanged"
+        )
     return bytes.fromhex(value)
+
+
+def _hex_list(value: object, size: int) -> tuple[bytes, ...]:
+    if not isinstance(value, list):
+        raise ConfigError("a roster's keys and proofs are lists", remedy="take the roster file that tocsin wrote")
+    return tuple(_hex(one, size) for one in cast(list[object], value))
 
 
 def roster_from_dict(data: object) -> Roster:
     """Inverse of `roster_to_dict`; raises ConfigError for anything else."""
-    if not isinstance(data, dict) or set(cast(dict[Any, Any], data)) != _FIELDS:
+    if not isinstance(data, dict) or set(cast(dict[Any, Any], data)) not in (_FIELDS, _FIELDS | _BLS_FIELDS):
         raise ConfigError(
             f"a roster is an object with {', '.join(sorted(_FIELDS))}", remedy="take the roster file that tocsin wrote"
         )
     fields = cast(dict[str, Any], data)
-    if not isinstance(fields["net"], str) or not isinstance(fields["keys"], list):
-        raise ConfigError(
-            "a roster's net is a string and its keys are a list", remedy="take the roster file that tocsin wrote"
-        )
+    if not isinstance(fields["net"], str):
+        raise ConfigError("a roster's net is a string", remedy="take the roster file that tocsin wrote")
     if any(type(fields[name]) is not int for name in ("alpha_ppm", "prior_ppm")):
         raise ConfigError("a roster's alpha_ppm and prior_ppm are whole numbers", remedy="10000 means 1 %")
-    keys = tuple(_roster_key(key) for key in cast(list[object], fields["keys"]))
-    roster = Roster(net=fields["net"], keys=keys, alpha_ppm=fields["alpha_ppm"], prior_ppm=fields["prior_ppm"])
-    return check_roster(roster)
+    return check_roster(
+        Roster(
+            net=fields["net"],
+            keys=_hex_list(fields["keys"], PUBLIC_KEY_BYTES),
+            alpha_ppm=fields["alpha_ppm"],
+            prior_ppm=fields["prior_ppm"],
+            bls_keys=_hex_list(fields.get("bls_keys", []), bls.KEY_BYTES),
+            bls_proofs=_hex_list(fields.get("bls_proofs", []), bls.SIGNATURE_BYTES),
+        )
+    )
 
 
 def deterministic_signers(seed: bytes, n: int) -> tuple[Signer, ...]:
@@ -86,7 +121,18 @@ def deterministic_signers(seed: bytes, n: int) -> tuple[Signer, ...]:
     return tuple(Signer(domain_hash(_TEST_KEY, seed + i.to_bytes(4, "big"))) for i in range(n))
 
 
-def roster_of(net: str, signers: Sequence[Signer], *, alpha_ppm: int = 10_000, prior_ppm: int = 10_000) -> Roster:
-    """The roster whose monitor i signs with `signers[i]`; raises ConfigError."""
-    keys = tuple(signer.public_key for signer in signers)
-    return check_roster(Roster(net=net, keys=keys, alpha_ppm=alpha_ppm, prior_ppm=prior_ppm))
+def roster_of(
+    net: str, signers: Sequence[Signer], *, alpha_ppm: int = 10_000, prior_ppm: int = 10_000, adds_up: bool = False
+) -> Roster:
+    """The roster whose monitor i signs with `signers[i]`, with BLS keys if votes are to add up; raises ConfigError."""
+    summing = signers if adds_up else ()
+    return check_roster(
+        Roster(
+            net=net,
+            keys=tuple(signer.public_key for signer in signers),
+            alpha_ppm=alpha_ppm,
+            prior_ppm=prior_ppm,
+            bls_keys=tuple(signer.bls.public_key for signer in summing),
+            bls_proofs=tuple(signer.bls.prove_possession() for signer in summing),
+        )
+    )

@@ -1,4 +1,4 @@
-"""The one place where Ed25519 is used (libsodium through PyNaCl; RFC 8032).
+"""What a monitor signs with, and the one place where Ed25519 is used (libsodium through PyNaCl; RFC 8032).
 
 A signature is over H(len(domain) ‖ domain ‖ len(message) ‖ message), H = BLAKE2b-256, so that bytes signed for one
 purpose never count for another. libsodium's verifier is strict: it refuses small-order keys and non-canonical
@@ -8,13 +8,14 @@ and replicas that disagree on a signature disagree on a certificate.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import CryptoError
 
 from tocsin.errors import InputError
+from tocsin.trust.bls import BlsSigner, secret_of
 
 HASH_BYTES = 32
 PUBLIC_KEY_BYTES = 32
@@ -27,6 +28,7 @@ PROPOSE = b"tocsin/1 propose"
 VOTE = b"tocsin/1 vote"
 TIMEOUT = b"tocsin/1 timeout"
 LINK = b"tocsin/1 link"  # who is at the other end of a connection
+_BLS_SEED = b"tocsin/1 bls seed"
 DITHER = b"tocsin/1 dither"  # a secret for rounds of correlation: this signature never leaves its process
 
 
@@ -42,11 +44,21 @@ class Signer:
     def __init__(self, seed: bytes) -> None:
         if len(seed) != SEED_BYTES:
             raise InputError(f"a signing seed has {SEED_BYTES} bytes, not {len(seed)}", remedy="give 32 random bytes")
+        self._seed = seed
         self.public_key, self._secret_key = crypto_sign_seed_keypair(seed)
 
     def sign(self, domain: bytes, message: bytes) -> bytes:
         """64-byte signature of `message` under `domain`."""
         return crypto_sign(domain_hash(domain, message), self._secret_key)[:SIGNATURE_BYTES]
+
+    @cached_property
+    def bls(self) -> BlsSigner:
+        """The same monitor's key for signatures that add up; made from the same seed. Raises ConfigError."""
+        return BlsSigner(secret_of(domain_hash(_BLS_SEED, self._seed)))
+
+    def share(self, domain: bytes, message: bytes) -> bytes:
+        """192-byte share of a sum of signatures of `message` under `domain`."""
+        return self.bls.share(domain_hash(domain, message))
 
 
 @lru_cache(maxsize=8192)

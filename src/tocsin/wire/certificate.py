@@ -22,6 +22,7 @@ SCHEMA = "tocsin.certificate/1"
 _Integer = Annotated[str, msgspec.Meta(pattern=r"^(0|-?[1-9][0-9]{0,18})\Z")]
 _Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Signature = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
+_Aggregate = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{192})?\Z")]
 _Name = Annotated[str, msgspec.Meta(max_length=limits.MAX_AGENT_ID_BYTES)]
 _Monitor = Annotated[int, msgspec.Meta(ge=0, lt=limits.MAX_MONITORS)]
 _Int64 = (-(1 << 63), (1 << 63) - 1)
@@ -58,7 +59,7 @@ class _Nats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_bf_q32: _Integer
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     schema: Literal["tocsin.certificate/1"]
     verdict_id: _Name
     agent_id: _Name
@@ -75,6 +76,10 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dissent: Annotated[tuple[_Monitor, ...], msgspec.Meta(max_length=limits.MAX_MONITORS)]
     reasons: Annotated[tuple[_Nats, ...], msgspec.Meta(max_length=limits.MAX_REASONS)]
     roster: dict[str, Any]
+    # One sum in place of all `signatures`, and whose it is: under rosters with BLS keys.
+    scheme: Literal["ed25519", "bls12-381"] = "ed25519"
+    signers: Annotated[tuple[_Monitor, ...], msgspec.Meta(max_length=limits.MAX_MONITORS)] = ()
+    aggregate: _Aggregate = ""
 
 
 def _integer(text: str) -> int:
@@ -99,7 +104,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def encode_certificate(verdict: Verdict, roster: Roster) -> bytes:
     """UTF-8 JSON, indented, ending in a newline."""
-    entry, statement = verdict.entry, verdict.certificate.statement
+    certificate = verdict.certificate
+    entry, statement = verdict.entry, certificate.statement
     file = _File(
         schema=SCHEMA,
         verdict_id=verdict.verdict_id,
@@ -127,13 +133,16 @@ def encode_certificate(verdict: Verdict, roster: Roster) -> bytes:
             cut_root=statement.cut_root.hex(),
             posterior_root=statement.posterior_root.hex(),
         ),
-        signatures=tuple(_Vote(i, signature.hex()) for i, signature in sorted(verdict.certificate.signatures.items())),
+        signatures=tuple(_Vote(i, signature.hex()) for i, signature in sorted(certificate.signatures.items())),
         proof=tuple(sibling.hex() for sibling in verdict.proof),
         proof_index=str(verdict.proof_index),
         provisional=verdict.provisional,
         dissent=verdict.dissent,
         reasons=tuple(_Nats(feature, str(nats)) for feature, nats in verdict.reasons),
         roster=roster_to_dict(roster),
+        scheme="bls12-381" if certificate.aggregate else "ed25519",
+        signers=certificate.signers,
+        aggregate=certificate.aggregate.hex(),
     )
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
 
@@ -155,6 +164,9 @@ def _verdict(file: _File) -> Verdict:
     signatures = {vote.monitor: bytes.fromhex(vote.signature) for vote in file.signatures}
     if len(signatures) != len(file.signatures):
         raise ValueError("a monitor signed twice")
+    added = file.scheme == "bls12-381"
+    if added != bool(file.aggregate) or added != bool(file.signers) or (added and signatures):
+        raise ValueError("the signatures are not of the scheme that is named")
     entry, statement = file.entry, file.statement
     return Verdict(
         verdict_id=file.verdict_id,
@@ -184,6 +196,8 @@ def _verdict(file: _File) -> Verdict:
                 posterior_root=bytes.fromhex(statement.posterior_root),
             ),
             signatures=signatures,
+            signers=file.signers,
+            aggregate=bytes.fromhex(file.aggregate),
         ),
         proof=tuple(bytes.fromhex(sibling) for sibling in file.proof),
         proof_index=_natural(file.proof_index),
