@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks._harness import Bench, main, percentile
+from benchmarks.establishment import windows
 from tocsin.aggregation.hierarchy import Hierarchy
 from tocsin.aggregation.summary import Summary, vector_size
 from tocsin.aggregation.tree import REGION
@@ -179,10 +180,40 @@ def propagation(bench: Bench, hierarchy: Hierarchy, batch: EventBatch) -> None:
     bench.record("packets an update costs", percentile(packets, 50), unit="", requirement="R1.6", bound="<= 4")
 
 
+def work_of_an_update(bench: Bench) -> None:
+    """R1.6: one agent acts once; what that takes until the root has stated it, over the size of the fleet."""
+    sizes = (100, 1_000, 10_000) if bench.quick else (100, 1_000, 10_000, 100_000)
+    medians = list[float]()
+    for n in sizes:
+        hierarchy, rng, step, now = Hierarchy(flush_ns=0), np.random.default_rng(3), min(n, 1_000), SECOND
+        for first in range(0, n, step):
+            hierarchy.observe(windows(first, step, 6, 3, rng))
+        hierarchy.pump(now)
+        spent, packets, fetching = list[float](), list[float](), list[float]()
+        for one in [windows(k, 1, 1, 3, rng) for k in rng.integers(0, n, 300).tolist()]:
+            now += 1_000  # no heartbeat falls due in between
+            before, start = hierarchy.packets, time.process_time_ns()
+            hierarchy.observe(one)
+            hierarchy.pump(now)
+            spent.append((time.process_time_ns() - start) / 1e3)
+            packets.append(hierarchy.packets - before)
+            start = time.process_time_ns()
+            hierarchy.fleet_known_to(one.agents[0])
+            fetching.append((time.process_time_ns() - start) / 1e3)
+        bench.record_all(f"an update at {n} agents", spent, unit="core-us", requirement="R1.6")
+        bench.record_all(f"an update at {n} agents: packets", packets, unit="", requirement="R1.6", bound="<= 4")
+        bench.record_all(f"asking what the fleet does at {n} agents", fetching, unit="core-us", requirement="R1.6")
+        medians.append(percentile(spent, 50))
+    growth = medians[-1] / medians[1] / (math.log(sizes[-1]) / math.log(sizes[1]))
+    title = "work of an update: growth over that of log n, from 1000 agents on"
+    bench.record(title, growth, unit="x", requirement="R1.6", bound="<= 1")
+
+
 def measure(bench: Bench) -> None:
     kernels(bench)
     sums(bench)
     whole_fleet(bench)
+    work_of_an_update(bench)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tocsin.aggregation.tree import Tree
+from tocsin.aggregation.tree import REGION_MIN, Tree, most_attachments
 from tocsin.errors import InputError, UnknownAgent
 
 
@@ -67,6 +67,26 @@ class TreeMachine(RuleBasedStateMachine):
 
 TestTree = TreeMachine.TestCase
 TestTree.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+def test_no_operation_costs_more_than_the_depth_allows() -> None:
+    """Zones of as many regions as they may have, since those cost most when they split or merge."""
+    pick, tree = random.Random(3), Tree()
+    for k in range(4000):
+        tree.join(str(k), f"g{k % 3}")
+    for region in tree.at_level(1):
+        while region.id in tree.nodes and region.agents > REGION_MIN:
+            tree.leave(next(iter(region.children)))
+    most = 0
+    for _ in range(6000):
+        before, agent_id = tree.operations, str(pick.randrange(4000))
+        if agent_id in tree:
+            tree.leave(agent_id)
+        else:
+            tree.join(agent_id, f"g{int(agent_id) % 3}")
+        most = max(most, tree.operations - before)
+    assert 50 < most <= most_attachments(tree.depth)
+    tree.check()
 
 
 def test_long_churn_keeps_every_bound() -> None:

@@ -196,7 +196,7 @@ class Aggregator:
         reported = Summary(update.epoch, update.d, update.counts, update.actions)
         new = reported if update.kind == wire.SNAPSHOT else slot.total + reported
         new.refuse_impossible()
-        self.total = self.total + (new - slot.total)
+        self.total = self.total + (reported if update.kind == wire.DELTA else new - slot.total)
         slot.total, slot.seq, slot.as_of_ms, slot.agents = new, update.seq, update.as_of_ms, update.agents
         self._changed = True
 

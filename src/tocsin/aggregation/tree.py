@@ -42,6 +42,18 @@ class Changes:
     parents: dict[str, None] = field(default_factory=dict[str, None])  # node created, re-parented or removed
 
 
+def most_attachments(depth: int) -> int:
+    """Children attached or detached by any one join or leave in a tree of `depth` levels, at most: O(log n).
+
+    A region that splits or merges moves agents, at most as many as it may hold. Of a zone that is merged away every
+    region moves, half of the union's should that be too large, and half a region's agents to even them out; of a node
+    above, its children and half the union's. Each is detached and attached.
+    """
+    zone = (ZONE_MIN + (ZONE_MIN + ZONE_MAX) // 2) // REGION_MIN + REGION_MAX // 2
+    above = FAN_OUT_MIN + (FAN_OUT_MIN + FAN_OUT) // 2
+    return 2 * (REGION_MAX + zone + above * (depth - 2))
+
+
 class Tree:
     """The assignment, and a counter `operations` of children attached or detached so far."""
 

@@ -90,7 +90,9 @@ class TreeHost:
         self.failovers = 0  # changes of which machine runs a node that this one has to do with
         self._plan = plan
         self._leaves = leaves
-        self._parent_of = {child: name for name, place in plan.items() for child in place.children}
+        mine = {leaf for leaf, host in leaves.items() if host == me}
+        mine |= {name for name, place in plan.items() if me in place.hosts}
+        self._parent_of = {c: name for name, place in plan.items() for c in place.children if c in mine}
         self._now_ns = now_ns
         self._to_leaf = to_leaf
         self._patience = patience_seconds

@@ -49,23 +49,28 @@ class Frames:
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield each complete (kind, body). Raises WireError (TooLarge); the stream is of no use afterwards."""
         kept = self._kept
-        kept += data
+        if kept:
+            kept += data
+        stream = kept or data  # usually nothing was kept, and nothing is copied
         at = 0
         try:
-            while len(kept) - at >= _HEAD.size:
-                length, kind = _HEAD.unpack_from(kept, at)
+            while len(stream) - at >= _HEAD.size:
+                length, kind = _HEAD.unpack_from(stream, at)
                 if not 1 <= length <= self.limit + 1:
                     raise TooLarge(f"a frame of {length} bytes; the limit is {self.limit}", remedy="close the link")
                 if kind > PONG:
                     raise WireError(f"a frame of unknown kind {kind}", remedy="run one version everywhere")
                 end = at + _HEAD.size - 1 + length
-                if len(kept) < end:
+                if len(stream) < end:
                     return
-                body = bytes(kept[at + _HEAD.size : end])
+                body = bytes(stream[at + _HEAD.size : end])
                 at = end
                 yield kind, body
         finally:
-            del kept[:at]
+            if stream is kept:
+                del kept[:at]
+            else:
+                kept += stream[at:]
 
 
 class Handshake:
