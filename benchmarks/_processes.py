@@ -37,6 +37,7 @@ class Relay:
     def __init__(self, dialler: int, target: int, voted: Callable[[int, bytes], None]) -> None:
         self.ends = (dialler, target)
         self.target_port = 0
+        self.delay_seconds = 0.0  # one way
         self._voted = voted
         self._cut = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -104,14 +105,29 @@ class Relay:
                 for kind, body in frames.feed(data):
                     if kind == BODY:
                         self._voted(source, body)
+                if self.delay_seconds:
+                    asyncio.get_running_loop().call_later(self.delay_seconds, self._write_late, writer, data)
+                    continue
                 writer.write(data)
                 await writer.drain()
+
+    def _write_late(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if not writer.is_closing():
+            writer.write(data)
 
 
 class Monitors:
     """n monitor processes; an async context manager that leaves none behind. Everything they say is in `events`."""
 
-    def __init__(self, n: int, directory: Path, config: ConsensusConfig, heartbeat_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        n: int,
+        directory: Path,
+        config: ConsensusConfig,
+        heartbeat_seconds: float = 1.0,
+        probe_seconds: float = 1.0,
+        delay_seconds: Callable[[int, int], float] | None = None,
+    ) -> None:
         self.n = n
         self.directory = directory
         seeds = [domain_hash(b"benchmark", bytes([i])) for i in range(n)]
@@ -124,6 +140,8 @@ class Monitors:
         self._stated = [0] * n
         self._config = config
         self._heartbeat_seconds = heartbeat_seconds
+        self._probe_seconds = probe_seconds
+        self._delay_seconds = delay_seconds  # one way between two monitors
         self._relays: dict[tuple[int, int], Relay] = {}
         self._processes: dict[int, Process] = {}
         self._readers: dict[int, asyncio.Task[None]] = {}
@@ -145,6 +163,8 @@ class Monitors:
             peers: dict[int, tuple[str, int]] = {}
             for target in range(dialler):
                 relay = self._relays[dialler, target] = Relay(dialler, target, self._watch)
+                if self._delay_seconds is not None:
+                    relay.delay_seconds = self._delay_seconds(dialler, target)
                 peers[target] = ("127.0.0.1", await relay.start())
             config: dict[str, Any] = {
                 "roster": roster_to_dict(self.roster),
@@ -155,6 +175,7 @@ class Monitors:
                 "peers": peers,
                 "consensus": self._config,
                 "heartbeat_seconds": self._heartbeat_seconds,
+                "probe_seconds": self._probe_seconds,
             }
             (self.directory / f"{dialler}.json").write_bytes(msgspec.json.encode(config))
         await asyncio.gather(*(self.start(i) for i in range(self.n)))
@@ -224,12 +245,16 @@ class Monitors:
 
     async def beliefs(self, i: int) -> dict[str, Any]:
         """What monitor i believes now."""
+        return await self.ask(i, "beliefs")
+
+    async def ask(self, i: int, what: str) -> dict[str, Any]:
+        """Monitor i's answer to a question: `beliefs` or `network`."""
         said = len(self.events)
 
         def answers() -> list[dict[str, Any]]:
-            return [e for m, e in self.events[said:] if m == i and e["event"] == "beliefs"]
+            return [e for m, e in self.events[said:] if m == i and e["event"] == what]
 
-        self.tell(i, {"ask": "beliefs"})
+        self.tell(i, {"ask": what})
         await self.until(lambda: bool(answers()))
         return answers()[0]
 

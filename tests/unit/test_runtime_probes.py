@@ -82,6 +82,14 @@ def test_a_peer_that_is_away_is_counted_and_nothing_moves() -> None:
     asyncio.run(story())
 
 
+def test_who_is_alone_has_nobody_to_probe() -> None:
+    async def story() -> None:
+        bus = TcpBus(0, SIGNERS[0], [Node("127.0.0.1", 0, SIGNERS[0].public_key)], b"p" * 32, lambda peer, body: None)
+        await asyncio.wait_for(Prober("a", {}, bus).run(), 5)
+
+    asyncio.run(story())
+
+
 def packed(x: float, y: float, height: float, error: float) -> bytes:
     return COORDINATE.pack(MAGIC, x, y, height, error)
 

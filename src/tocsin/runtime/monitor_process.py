@@ -4,13 +4,17 @@ It agrees with the others over TCP and keeps a journal. What it is to state come
 happens goes as JSON lines to standard output, so that whatever starts it needs no other connection to it:
 
     in   {"state": [{"agent_id": "ada", "first_seq": 0, "last_seq": 7, "log_e_q32": 1, "log_bf_q32": 1}]}
-         {"ask": "beliefs"}
+         {"ask": "beliefs"}                                   {"ask": "network"}
     out  {"event": "ready", "port": 4711}                {"event": "link", "peer": 2, "up": true}
          {"event": "decided", "epoch": 0, "cut": "…", "posterior": "…", "at_ns": 1}
          {"event": "beliefs", "provisional": true, "reachable": 1, "quorum": 3, "epoch": 1, "agents": {…}}
+         {"event": "network", "measured": 60, "unanswered": 0, "site": "2", "error": 0.1, "round_trips_ms": {"0": 41.5}}
 
 A belief that rests on evidence under no certificate is marked provisional. A monitor that reaches fewer than a quorum
 goes on stating and believing; its statements are certified when the others are back. The process ends with its input.
+
+Monitors measure round trips to each other all the time. `site` is the nearest of the others by network coordinates, ""
+until they have settled: what `Hierarchy.measured` and `Tree.join` take to place an agent that runs beside this monitor.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from tocsin.model.steps import Emit
 from tocsin.runtime.clock import SystemClock
 from tocsin.runtime.host import Host, demand_running
 from tocsin.runtime.journal import Journal
+from tocsin.runtime.probes import PERIOD_SECONDS, Prober
 from tocsin.runtime.tcp_bus import LinkOptions, Node, TcpBus
 from tocsin.trust.keyring import roster_from_dict, roster_hash
 from tocsin.trust.signing import Signer
@@ -56,6 +61,7 @@ class MonitorFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     peers: dict[int, tuple[str, int]]
     consensus: ConsensusConfig = msgspec.field(default_factory=ConsensusConfig)
     heartbeat_seconds: float = 2.0
+    probe_seconds: float = PERIOD_SECONDS  # between two round trips that are measured
 
 
 class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,10 +120,18 @@ class MonitorProcess:
             signer,
             [self._node(i) for i in range(self._roster.n)],
             roster_hash(self._roster),
-            self._host.hears(config.me),
+            self._heard,
             options=LinkOptions(heartbeat_seconds=config.heartbeat_seconds),
             on_change=lambda peer, up: self._tell("link", peer=peer, up=up),
         )
+
+        self._hears = self._host.hears(config.me)
+        peers = {i: f"{i}" for i in range(self._roster.n) if i != config.me}
+        self._prober = Prober(f"{config.me}", peers, self._bus, period_seconds=config.probe_seconds)
+
+    def _heard(self, peer: int, body: bytes) -> None:
+        if not self._prober.received(peer, body):
+            self._hears(peer, body)
 
     def _node(self, number: int) -> Node:
         # Who has a higher number dials us: its address is of no use here.
@@ -146,9 +160,11 @@ class MonitorProcess:
         await self._bus.start()
         self._host.start({self._config.me: self._bus})
         self._tell("ready", port=self._bus.port)
+        probing = asyncio.create_task(self._prober.run())
         reading = asyncio.create_task(self._read())
         await asyncio.wait((reading, self._host.failed), return_when=asyncio.FIRST_COMPLETED)
         reading.cancel()
+        probing.cancel()
         demand_running(self._host)
         self._host.close()
         await self._bus.close()
@@ -170,6 +186,8 @@ class MonitorProcess:
                 await asyncio.sleep(0)  # a round: a question that follows is answered with what was stated
             if command.ask == "beliefs":
                 self._tell("beliefs", **self.beliefs())
+            elif command.ask == "network":
+                self._tell("network", **self.network())
 
     def _state(self, statements: tuple[Statement, ...]) -> None:
         me = self._config.me
@@ -191,6 +209,19 @@ class MonitorProcess:
                 name: {"log_odds_q32": entry.log_odds_q32, "provisional": name in provisional}
                 for name, entry in self._posterior.provisional(uncertified).items()
             },
+        }
+
+    def network(self) -> dict[str, Any]:
+        """Where this monitor takes itself to be among the others, by measured round trips."""
+        prober, me = self._prober, f"{self._config.me}"
+        own = prober.network.coordinates.get(me)
+        known = [name for name in prober.network.sites if name != me]
+        return {
+            "measured": prober.measured,
+            "unanswered": prober.unanswered,
+            "site": prober.network.place(me, otherwise=""),
+            "error": own.error if own is not None else 1.0,
+            "round_trips_ms": {name: prober.network.rtt_ms(me, name) for name in known},
         }
 
 

@@ -48,8 +48,8 @@ class Prober:
         self._on_measured = on_measured
 
     async def run(self) -> None:
-        """Probe for ever; cancel it to stop."""
-        while True:
+        """Probe for ever, unless there is nobody to probe; cancel it to stop."""
+        while self._peers:
             for number in self._peers:
                 await self.probe(number)
                 await asyncio.sleep(self._period)
