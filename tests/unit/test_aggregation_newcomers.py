@@ -139,6 +139,10 @@ def test_nobody_known_is_said_and_unknown_agents_are_refused() -> None:
         hierarchy.expect("new")
     with pytest.raises(UnknownAgent):
         hierarchy.expect("nobody")
+    early = Hierarchy()
+    early.observe(events(["a", "b"], np.ones((2, 3, 1))))
+    assert [one.samples for one in early.of_each(["a", "b"])] == [0, 0]
+    assert early.leaves.epoch == -1  # asking for a picture opens no epoch
     empty = Hierarchy()
     empty.tree.join("only")
     with pytest.raises(InputError):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tocsin.errors import StorageCorrupt
-from tocsin.monitor.inputs import Observed, Sealed
+from tocsin.monitor.inputs import Observed, Refitted, Retired, Sealed
 from tocsin.runtime.ingest_log import IngestLog
 from tocsin.wire.events import encode_batch
 from tocsin.wire.records import batch_from_records
@@ -30,6 +30,20 @@ def test_entries_come_back_in_order_after_reopening(tmp_path):
     assert encode_batch(first.batch) == encode_batch(_batch(0, 3))
     assert encode_batch(second.batch) == encode_batch(_batch(3, 2))
     assert (seal.agents, seal.offset, everybody.agents, everybody.offset) == (("agent-0",), 3, None, 5)
+
+
+def test_orders_of_an_operator_come_back_and_others_are_refused(tmp_path):
+    log = IngestLog(tmp_path / "ingest.db")
+    log.append([Observed(_batch(0, 3)), Retired(("agent-0", "agent-1"), 3), Refitted(3)])
+    log.append([Observed(_batch(3, 2))])
+    _, retired, refitted, last = list(log.replay())
+    assert (retired, refitted, last.batch.offset) == (Retired(("agent-0", "agent-1"), 3), Refitted(3), 3)
+    log.close()
+    with sqlite3.connect(tmp_path / "ingest.db") as db:
+        db.execute("UPDATE log SET kind = 'forget' WHERE kind = 'refit'")
+    db.close()
+    with pytest.raises(StorageCorrupt, match="forget"):
+        list(IngestLog(tmp_path / "ingest.db").replay())
 
 
 def test_an_append_is_all_or_nothing(tmp_path):

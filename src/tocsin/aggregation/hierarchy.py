@@ -84,12 +84,23 @@ class Hierarchy:
         """Take an agent out of the tree; until it acts again, its history counts towards no sum but its own."""
         self.tree.leave(agent_id)
 
-    def refit(self) -> None:
+    def retire(self, agent_ids: Sequence[str]) -> int:
+        """`leave` for those of them that are in the tree; returns how many."""
+        here = [agent_id for agent_id in dict.fromkeys(agent_ids) if agent_id in self.tree]
+        for agent_id in here:
+            self.leave(agent_id)
+        return len(here)
+
+    def refit(self) -> int:
         """Open a new epoch: origins and steps are fitted from the latest events, and every sum begins anew with them.
 
         For when `state()["saturating"]` names features. It costs what was learned, so it is for an operator to decide.
+        Returns how many samples that were.
         """
+        self.leaves.settle()
+        before = self.leaves.samples
         self.leaves.refit()
+        return before - self.leaves.samples
 
     def fail_over(self, node_id: str) -> None:
         """Replace a failed aggregator by an empty one: only its parent and children take part in the recovery."""
@@ -276,9 +287,8 @@ class Hierarchy:
     def of_each(self, agent_ids: list[str]) -> list[DistributedBaseline]:
         """Every one's own baseline as of now; of those with few events, what peers let one expect stands beside it.
 
-        Raises `UnknownAgent`.
+        Asking changes nothing: before there is a grid they are empty. Raises `UnknownAgent`.
         """
-        self.leaves.settle()
         found: list[DistributedBaseline] = []
         newcomers = Newcomers(self.tree, self.leaves)
         for start in range(0, len(agent_ids), AGENTS_AT_ONCE):

@@ -132,9 +132,19 @@ class LeafSummaries:
         while sum(r.row.shape[0] for r in self._latest[1:]) >= self._fit_rows:
             del self._latest[0]
 
+    @property
+    def samples(self) -> int:
+        """Events counted in this epoch, of agents that have left among them."""
+        return int(self._moments[:, 0].sum())
+
+    @property
+    def kept_by_refit(self) -> int:
+        """Events that a refit counts again."""
+        return sum(rows.row.shape[0] for rows in self._latest)
+
     def settle(self) -> None:
         """Fit the grid from the first rows if it is not final yet, and count them on it."""
-        counted = int(self._moments[:, 0].sum()) if self.epoch >= 0 else -1
+        counted = self.samples if self.epoch >= 0 else -1
         if self._first is None or counted >= sum(r.row.shape[0] for r in self._first):
             return
         self._fit(self._first)

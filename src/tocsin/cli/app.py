@@ -170,6 +170,45 @@ def explain(
     run_explain(agent, data, url, token, as_json=as_json)
 
 
+baseline = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(baseline, name="baseline", help="Give orders about what a running tocsin has learned.")
+
+
+@baseline.command("refit")
+def baseline_refit(
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Yes: give up what was learned. Without it the cost is said, and no more.")
+    ] = False,
+    data: DataOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: Json = False,
+) -> None:
+    """Begin the baselines' sums anew, in ranges fitted to the latest events.
+
+    For when most agents' measurements have left the ranges that were fitted at first: the status names such features
+    under `saturating`. Sums in other ranges cannot be converted exactly, so what was learned is lost for good. Verdicts
+    and beliefs are not touched: detectors learn from the events themselves.
+    """
+    from tocsin.cli.baseline import run_refit
+
+    run_refit(data, url, token, discard=discard, as_json=as_json)
+
+
+@baseline.command("retire")
+def baseline_retire(
+    agents: Annotated[list[str], typer.Argument(help="Agent ids, as `tocsin agents` prints them.")],
+    data: DataOption = None,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    as_json: Json = False,
+) -> None:
+    """Take agents that are no more out of every sum, exactly. Whoever acts again is back, with its history."""
+    from tocsin.cli.baseline import run_retire
+
+    run_retire(agents, data, url, token, as_json=as_json)
+
+
 @app.command()
 def feedback(
     agent: Annotated[str, typer.Argument(help="Agent id, as `tocsin agents` prints it.")],

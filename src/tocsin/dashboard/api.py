@@ -1,4 +1,4 @@
-"""The JSON interface of a running tocsin, version 1. Read-only but for the two POSTs.
+"""The JSON interface of a running tocsin, version 1. Read-only but for the POSTs.
 
 | path | answer |
 |---|---|
@@ -14,6 +14,8 @@
 | `GET /api/v1/roster` | the monitors' public keys |
 | `GET /api/v1/baseline?level=L&agent=A&agent=B` | baseline of agents at a level of the tree |
 | `POST /api/v1/baseline/seal` | end the learning phase of `{"agents": [...]}`, or of everybody |
+| `POST /api/v1/baseline/refit` | begin the sums anew, on a grid fitted to the latest events: `{"discard": true}` |
+| `POST /api/v1/baseline/retire` | take `{"agents": [...]}` out of every sum, until they act again |
 | `GET /metrics` | Prometheus text |
 | `GET /` | the status page |
 """
@@ -30,6 +32,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tocsin.analysis import check_cluster
 from tocsin.dashboard.metrics import metrics_text
 from tocsin.errors import InputError, TocsinError, Unavailable, UnknownAgent, UserError
 from tocsin.runtime.feedback import outcomes, take_feedback
@@ -74,6 +77,18 @@ class SealRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of a seal; no agents: everybody seen so far."""
 
     agents: tuple[str, ...] | None = None
+
+
+class RefitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of a refit; `discard` says that what it costs is known."""
+
+    discard: bool = False
+
+
+class RetireRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of a retirement."""
+
+    agents: tuple[str, ...]
 
 
 class FeedbackRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +149,8 @@ def routes(
         ("GET", "/api/v1/roster", api.roster),
         ("GET", "/api/v1/baseline", api.baseline),
         ("POST", "/api/v1/baseline/seal", api.seal),
+        ("POST", "/api/v1/baseline/refit", api.refit),
+        ("POST", "/api/v1/baseline/retire", api.retire),
     ]
     found = [Route(path, _answered(handler), methods=[method]) for method, path, handler in table]
     pages = [
@@ -234,7 +251,7 @@ class _Api:
         if level not in ("0", "1", "2", "3"):
             raise InputError(f"level={level[:40]!r} is not a level of the tree", remedy="use 0, 1, 2 or 3")
         chosen = request.query_params.getlist("agent")
-        found = await self._service.ask(lambda engine, _: engine.establish(chosen or engine.witness.names, int(level)))
+        found = await self._service.ask(lambda engine, _: engine.establish(chosen or engine.placed, int(level)))
         return Response(encode_baseline(found), media_type="application/json")
 
     async def seal(self, request: Request) -> Response:
@@ -242,6 +259,27 @@ class _Api:
         wanted = await _posted(request, SealRequest, MAX_SEAL_BYTES, remedy)
         offset = await self._service.seal(wanted.agents)
         return json_response({"sealed_at_offset": offset})
+
+    async def refit(self, request: Request) -> Response:
+        wanted = await _posted(request, RefitRequest, MAX_SEAL_BYTES, 'send {"discard": true}')
+        before = await self._service.ask(lambda engine, _: engine.learned())
+        if not wanted.discard:
+            saturating = ", ".join(before["saturating"]) or "none, so there is no reason to"
+            raise InputError(
+                f"a refit discards what is learned: {before['samples']:,} samples of {before['agents']:,} agents; the "
+                f"latest {before['kept']:,} are counted again (features that leave the grid: {saturating})",
+                remedy='send {"discard": true}, or `tocsin baseline refit --discard`, to do it; it cannot be undone',
+            )
+        offset = await self._service.refit()
+        after = await self._service.ask(lambda engine, _: engine.learned())
+        return json_response({"offset": offset, "before": before, "after": after})
+
+    async def retire(self, request: Request) -> Response:
+        wanted = await _posted(request, RetireRequest, MAX_SEAL_BYTES, 'send {"agents": ["a", "b"]}')
+        check_cluster(wanted.agents, 0)
+        offset = await self._service.retire(wanted.agents)
+        after = await self._service.ask(lambda engine, _: engine.learned())
+        return json_response({"offset": offset, "retired": list(wanted.agents), "after": after})
 
 
 async def _posted(request: Request, shape: type[Body], most_bytes: int, remedy: str) -> Body:

@@ -13,6 +13,9 @@ COUNTERS = {
     "ingested_events": ("tocsin_events_ingested", "Events made durable."),
     "evidence_stated": ("tocsin_evidence_stated", "Evidence items stated by all monitors of this process."),
     "verdicts": ("tocsin_verdicts", "Certified verdicts."),
+    "agents_retired": ("tocsin_agents_retired", "Agents that operators took out of the tree's sums."),
+    "refits": ("tocsin_baseline_refits", "Epochs of the tree's sums that operators opened."),
+    "samples_discarded": ("tocsin_baseline_samples_discarded", "Samples that those cost."),
     "messages": ("tocsin_bus_messages", "Messages between monitors."),
     "message_bytes": ("tocsin_bus_bytes", "Bytes between monitors."),
 }

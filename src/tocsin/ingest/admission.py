@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tocsin.errors import ConfigError
 from tocsin.model.events import Admitted, EventBatch, Phase
-from tocsin.monitor.inputs import Observed, Sealed
+from tocsin.monitor.inputs import Entry, Observed, Sealed
 from tocsin.wire.events import concat, take
 
 NS_PER_SECOND = 1_000_000_000
@@ -109,10 +109,11 @@ class Admission:
         for agent in self._agents if agents is None else agents:
             self._sealed[self._index(agent)] = True
 
-    def restore(self, entry: Observed | Sealed) -> None:
+    def restore(self, entry: Entry) -> None:
         """Take an entry of the log into account, in order, at start."""
         if isinstance(entry, Sealed):
             self.seal(entry.agents)
+        if not isinstance(entry, Observed):
             return
         batch = entry.batch
         for row in range(len(batch)):

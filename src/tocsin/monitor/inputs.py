@@ -24,6 +24,24 @@ class Sealed:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """`agents` are no more: what they did leaves every sum of the tree. Beliefs and verdicts about them stay."""
+
+    agents: tuple[str, ...]
+    offset: int  # ingest log position at which they left
+
+
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """An operator opened a new epoch of the tree's sums: they begin anew, on a grid fitted to the latest events."""
+
+    offset: int
+
+
+Entry = Observed | Sealed | Retired | Refitted  # what the ingest log holds
+
+
+@dataclass(frozen=True, slots=True)
 class Flush:
     """State all evidence held back as immaterial: used before a report, at shutdown, at the end of a replay."""
 

@@ -15,11 +15,11 @@ from tocsin.aggregation.rounds import Outcome, Rounds
 from tocsin.consensus.replica import ConsensusConfig, Replica
 from tocsin.detection.detector import DetectorConfig, FleetDetector
 from tocsin.detection.fusion import FleetPosterior
-from tocsin.model.baseline import DistributedBaseline
+from tocsin.model.baseline import DistributedBaseline, Level
 from tocsin.model.evidence import Evidence
 from tocsin.model.steps import Emit
 from tocsin.model.verdict import PosteriorEntry, Roster, Verdict
-from tocsin.monitor.inputs import Flush, Observed, Screened, Sealed
+from tocsin.monitor.inputs import Entry, Flush, Observed, Refitted, Retired, Screened, Sealed
 from tocsin.monitor.monitor import Monitor, Transform
 from tocsin.runtime.clock import Clock
 from tocsin.runtime.cluster import Cluster, NoRecords, Records
@@ -32,6 +32,9 @@ from tocsin.trust.signing import DITHER, Signer
 from tocsin.wire.evidence import attested_items, open_batch
 
 OnVerdict = Callable[[Verdict], None]
+
+
+RETIRED = "(retired)"  # region and zone of agents that left while a round still looks back on them
 
 
 def _ignore(_: Verdict) -> None:
@@ -65,6 +68,9 @@ class Engine:
         self.certified_signers: tuple[int, ...] = ()
         self.events = 0
         self.tree = Hierarchy()
+        self.retired = 0  # agents that operators took out of the tree's sums
+        self.refits = 0  # epochs that they opened
+        self.samples_discarded = 0  # by those: what had been learned on the grids before
         self.activity = ActivityWindows(pace or Pace())
         secret = signers[0].sign(DITHER, roster.net.encode())
         self._screener = Screener(Rounds(self.activity.pace.length, secret), background=background)
@@ -97,15 +103,23 @@ class Engine:
         self.cluster.start()
         self.cluster.pump()
 
-    def feed(self, entries: Sequence[Observed | Sealed | Flush], *, more: bool = False) -> None:
+    def feed(self, entries: Sequence[Entry | Flush], *, more: bool = False) -> None:
         """Analyse `entries`, then deliver the messages that caused; where `more` follow, messages go with those."""
         snapshots: list[Snapshot] = []
+        for_monitors: list[Observed | Sealed | Flush] = []
         for entry in entries:
+            if isinstance(entry, Retired):
+                self.retired += self.tree.retire(entry.agents)
+            elif isinstance(entry, Refitted):
+                self.samples_discarded += self.tree.refit()
+                self.refits += 1
+            else:
+                for_monitors.append(entry)
             if isinstance(entry, Observed):
                 self.events += len(entry.batch)
                 self.tree.observe(entry.batch)
                 snapshots += self.activity.observe(entry.batch)
-        self.cluster.feed(entries)
+        self.cluster.feed(for_monitors)
         self._screen(snapshots)
         if not more:
             self.cluster.pump()
@@ -120,8 +134,8 @@ class Engine:
         """Begin the rounds that are due; tell the monitors what those that are over found."""
         for snapshot in snapshots:
             tree = self.tree.tree
-            regions = [tree.region_of(name) for name in snapshot.names]
-            zones = {region: tree.nodes[region].parent for region in set(regions)}
+            regions = [tree.region_of(name) if name in tree else RETIRED for name in snapshot.names]
+            zones = {region: tree.nodes[region].parent if region in tree.nodes else RETIRED for region in set(regions)}
             self._screener.submit(snapshot, regions, zones)
             self._tell()
         self._tell()
@@ -137,6 +151,21 @@ class Engine:
     def establish(self, agents: Sequence[str], level: int) -> DistributedBaseline:
         """The baseline that covers `agents` at `level`. Raises UnknownAgent."""
         return self.tree.establish(agents, level, self.clock.now_ns())
+
+    @property
+    def placed(self) -> list[str]:
+        """Agents observed, but for those that are retired."""
+        return [name for name in self.witness.names if name in self.tree.tree]
+
+    def learned(self) -> dict[str, Any]:
+        """What the tree's sums rest on, and how much of it a refit would count again."""
+        found = self.establish([], Level.GLOBAL)
+        state = self.tree.state()
+        return {
+            "epoch": found.epoch, "agents": found.agents, "samples": found.samples, "summary_hash": found.summary_hash,
+            "saturating": state["saturating"], "kept": self.tree.leaves.kept_by_refit, "refits": self.refits,
+            "retired": self.retired,
+        }  # fmt: skip
 
     @property
     def witness(self) -> Monitor:
@@ -204,6 +233,9 @@ class Engine:
             "message_bytes": self.cluster.bus.sent_bytes,
             "refused": dict(self.refused),
             "tree": self.tree.state(),
+            "agents_retired": self.retired,
+            "refits": self.refits,
+            "samples_discarded": self.samples_discarded,
             "coordination": {
                 "rounds": self.screened.findings.number if self.screened else 0,
                 "agents_screened": self.screened.findings.agents if self.screened else 0,

@@ -1,7 +1,7 @@
-"""The ingest log: admitted batches and seals, durable before the sender is told so.
+"""The ingest log: admitted batches and what operators ordered, durable before the sender is told so.
 
 After a restart the log is replayed, in order, through the detectors, which are deterministic: that rebuilds what every
-monitor had learned. A batch carries its own checksum (`tocsin.wire.events`), a seal is plain JSON.
+monitor had learned. A batch carries its own checksum (`tocsin.wire.events`), an order is plain JSON.
 
 Beside the log stands what the receiver holds of requests it has answered and that is no event yet (`Held`). It changes
 in the same transaction as the log: an event is in the one or in the other, never in both or in neither.
@@ -17,7 +17,7 @@ import msgspec
 
 from tocsin.errors import StorageCorrupt, WireError
 from tocsin.model.events import EventBatch
-from tocsin.monitor.inputs import Observed, Sealed
+from tocsin.monitor.inputs import Entry, Observed, Refitted, Retired, Sealed
 from tocsin.runtime.sqlite import open_database, storage_errors, transaction
 from tocsin.wire.events import decode_batch, encode_batch
 
@@ -57,7 +57,7 @@ class IngestLog:
             last = self._db.execute(query).fetchone()
         self.next_offset: int = last[0] if last else 0
 
-    def append(self, entries: Sequence[Observed | Sealed], held: Sequence[Held] = ()) -> None:
+    def append(self, entries: Sequence[Entry], held: Sequence[Held] = ()) -> None:
         """Make `entries` and changes of what is `held` durable, each in order, all in one transaction."""
         rows: list[tuple[int, int, str, bytes]] = []
         offset = self.next_offset
@@ -66,7 +66,7 @@ class IngestLog:
                 rows.append((entry.batch.offset, len(entry.batch), "batch", encode_batch(entry.batch)))
                 offset = entry.batch.offset + len(entry.batch)
             else:
-                rows.append((offset, 0, "seal", msgspec.json.encode(entry.agents)))
+                rows.append((offset, 0, *_order_record(entry)))
         with transaction(self._db, self._path) as db:
             db.executemany("INSERT INTO log (start, rows, kind, body) VALUES (?, ?, ?, ?)", rows)
             for change in held:
@@ -74,7 +74,7 @@ class IngestLog:
                 db.executemany("INSERT INTO held (scope, record) VALUES (?, ?)", change.put)
         self.next_offset = offset
 
-    def replay(self) -> Iterable[Observed | Sealed]:
+    def replay(self) -> Iterable[Entry]:
         """Yield what was appended, in order. Raises StorageCorrupt where a record is not as written."""
         with storage_errors(self._path):
             expected = 0
@@ -87,7 +87,7 @@ class IngestLog:
                     )
                 expected = start + rows
                 try:
-                    yield Observed(_batch(start, body)) if kind == "batch" else _seal(start, body)
+                    yield Observed(_batch(start, body)) if kind == "batch" else _order(kind, start, body)
                 except (WireError, msgspec.MsgspecError) as error:
                     raise StorageCorrupt(
                         f"record {serial} of {self._path} is damaged: {error}",
@@ -110,5 +110,24 @@ def _batch(start: int, body: bytes) -> EventBatch:
     return batch
 
 
-def _seal(start: int, body: bytes) -> Sealed:
-    return Sealed(msgspec.json.decode(body, type=tuple[str, ...] | None), start)
+class _Agents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An object, where a seal is a list: a reader that knows seals only refuses it."""
+
+    agents: tuple[str, ...] = ()
+
+
+def _order_record(entry: Sealed | Retired | Refitted) -> tuple[str, bytes]:
+    if isinstance(entry, Sealed):
+        return "seal", msgspec.json.encode(entry.agents)
+    if isinstance(entry, Retired):
+        return "retire", msgspec.json.encode(_Agents(entry.agents))
+    return "refit", msgspec.json.encode(_Agents())
+
+
+def _order(kind: str, start: int, body: bytes) -> Sealed | Retired | Refitted:
+    if kind == "seal":
+        return Sealed(msgspec.json.decode(body, type=tuple[str, ...] | None), start)
+    found = msgspec.json.decode(body, type=_Agents)
+    if kind not in ("retire", "refit"):
+        raise WireError(f"{kind!r:.40} is no kind of record")
+    return Retired(found.agents, start) if kind == "retire" else Refitted(start)

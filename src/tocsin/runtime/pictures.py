@@ -8,12 +8,15 @@ import msgspec
 
 from tocsin.model.baseline import DistributedBaseline, Level
 from tocsin.model.evidence import Q32
-from tocsin.runtime.engine import Engine
+from tocsin.runtime.engine import RETIRED, Engine
 from tocsin.runtime.quality import quality
 from tocsin.runtime.store import Store
 from tocsin.stats.logodds import logistic
 
 ACTIONS_SHOWN = 20
+NO_REGION: dict[str, Any] = {
+    "region": RETIRED, "agents": 0, "samples": 0, "staleness_seconds": 0.0, "features": [], "actions": {}
+}  # fmt: skip
 EXPLAINED = 200  # agents whose explanation is kept in a stored picture
 
 
@@ -23,7 +26,7 @@ def agent_rows(engine: Engine) -> list[dict[str, Any]]:
     prior = engine.prior_log_odds_q32
     entries = engine.entries
     events = monitor.events
-    regions = engine.tree.region_of
+    tree = engine.tree.tree
     rows: list[dict[str, Any]] = []
     for index, name in enumerate(monitor.names):
         entry = entries.get(name)
@@ -31,7 +34,7 @@ def agent_rows(engine: Engine) -> list[dict[str, Any]]:
         rows.append(
             {
                 "agent_id": name,
-                "region": regions(name),
+                "region": tree.region_of(name) if name in tree else RETIRED,
                 "events": int(events[index]),
                 "confidence": logistic(log_odds),
                 "log_odds_nats": log_odds / Q32,
@@ -99,12 +102,13 @@ def explanation(
         {"feature": r.feature, "nats": r.log_bf_q32 / Q32, "detail": r.detail} for r in explained.reasons
     ]
     entry = engine.entries.get(agent_id)
-    region = engine.tree.region_of(agent_id)
-    known = {} if baselines is None else baselines
+    here = agent_id in engine.tree.tree
+    region = engine.tree.region_of(agent_id) if here else RETIRED
+    known = {RETIRED: NO_REGION} if baselines is None else baselines
     if region not in known:
         known[region] = region_baseline(engine, region)
     told["region"], told["region_baseline"] = region, known[region]
-    told["newcomer"] = own_baseline(own or engine.tree.of_each([agent_id])[0])
+    told["newcomer"] = own_baseline(own or engine.tree.of_each([agent_id])[0]) if here else None
     told["agreed"] = None if entry is None else msgspec.to_builtins(entry)
     told["agreed_confidence"] = logistic(entry.log_odds_q32 if entry else engine.prior_log_odds_q32)
     told["evidence"] = engine.stated_about(agent_id)
@@ -117,10 +121,12 @@ def fleet_picture(engine: Engine, store: Store) -> dict[str, Any]:
     """Status, all agents, the explanations of the most suspicious ones, and the quality of the alarms."""
     agents = agent_rows(engine)
     explanations: dict[str, Any] = {}
-    baselines: dict[str, dict[str, Any]] = {}
+    baselines = {RETIRED: NO_REGION}
     names = [row["agent_id"] for row in agents[:EXPLAINED]]
-    for name, own in zip(names, engine.tree.of_each(names), strict=True):
-        explanations[name] = explanation(engine, store, name, baselines, own)
+    here = [name for name in names if name in engine.tree.tree]
+    own = dict(zip(here, engine.tree.of_each(here), strict=True))
+    for name in names:
+        explanations[name] = explanation(engine, store, name, baselines, own.get(name))
     return {
         "status": engine.status(),
         "agents": agents,

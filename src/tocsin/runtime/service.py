@@ -11,13 +11,11 @@ replay of the log exact.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -26,10 +24,10 @@ import structlog
 from tocsin.aggregation.activity import Pace
 from tocsin.config import Settings
 from tocsin.consensus.inputs import MILLISECOND_NS, ConsensusConfig
-from tocsin.errors import StorageError, TocsinError, UnknownAgent
+from tocsin.errors import StorageError, TocsinError
 from tocsin.model.events import Admitted, EventBatch
 from tocsin.model.verdict import Verdict
-from tocsin.monitor.inputs import Observed, Sealed
+from tocsin.monitor.inputs import Entry, Observed, Refitted, Retired, Sealed
 from tocsin.monitor.monitor import Transform
 from tocsin.runtime.certificates import store_verdict
 from tocsin.runtime.clock import SystemClock
@@ -39,6 +37,7 @@ from tocsin.runtime.ingest_log import Held, IngestLog
 from tocsin.runtime.journal import Journal
 from tocsin.runtime.pictures import fleet_picture
 from tocsin.runtime.store import Store
+from tocsin.runtime.work import Entries, Order, Question, Rows, fail, never_observed, refuse, tell
 
 T = TypeVar("T")
 PICTURE_SECONDS = 60.0  # it takes tenths of a second; one more is taken at the end
@@ -58,61 +57,9 @@ class Admits(Protocol):
     def admit(self, rows: EventBatch) -> tuple[EventBatch, Admitted]: ...
     def unknown(self, agents: Sequence[str]) -> list[str]: ...
     def seal(self, agents: Sequence[str] | None) -> None: ...
-    def restore(self, entry: Observed | Sealed) -> None: ...
+    def restore(self, entry: Entry) -> None: ...
     def refused(self) -> dict[str, int]: ...
     def join(self, batches: Sequence[EventBatch]) -> EventBatch: ...
-
-
-@dataclass(slots=True)
-class _Rows:
-    rows: EventBatch
-    held: Held
-    done: Future[Admitted]
-
-
-@dataclass(slots=True)
-class _Seal:
-    agents: tuple[str, ...] | None
-    done: Future[int]
-
-
-@dataclass(slots=True)
-class _Question:
-    ask: Callable[[Engine, Store], Any]
-    done: Future[Any]
-
-
-@dataclass(slots=True)
-class _Entries:
-    entries: Sequence[Observed | Sealed]
-    rows: int
-
-
-def _answer(done: Future[T], value: T) -> None:
-    """Tell whoever waits; a sender that has hung up does not matter."""
-    if done.set_running_or_notify_cancel():
-        done.set_result(value)
-
-
-def _never_observed(agents: Sequence[str]) -> UnknownAgent:
-    return UnknownAgent(
-        f"{len(agents)} of the agents were never observed, the first {agents[0]!r:.80}",
-        remedy="seal the baselines of observed agents: `tocsin agents` lists them",
-    )
-
-
-def _fail(done: Future[Any], error: BaseException) -> None:
-    if not done.done() and done.set_running_or_notify_cancel():
-        done.set_exception(error)
-
-
-def _refuse(waiting: queue.Queue[Any], ended: threading.Event) -> None:
-    """Fail what waits for a thread that has ended; to be asked after every put, as it may have ended just before."""
-    with contextlib.suppress(queue.Empty):
-        while ended.is_set():
-            item = waiting.get_nowait()
-            if isinstance(item, _Rows | _Seal | _Question):
-                _fail(item.done, StorageError("tocsin has stopped", remedy="see its log, then start it again"))
 
 
 class FleetService:
@@ -148,8 +95,8 @@ class FleetService:
             ),
             background=True,
         )
-        self._incoming: queue.Queue[_Rows | _Seal | None] = queue.Queue()
-        self._work: queue.Queue[_Entries | _Question | None] = queue.Queue()
+        self._incoming: queue.Queue[Rows | Order | None] = queue.Queue()
+        self._work: queue.Queue[Entries | Question | None] = queue.Queue()
         self._waiting_rows = 0
         self._counting = threading.Lock()
         self._failure: BaseException | None = None
@@ -205,7 +152,7 @@ class FleetService:
         with self._counting:
             self._waiting_rows += len(batch)
         done: Future[Admitted] = Future()
-        self._enqueue(_Rows(batch, held, done))
+        self._enqueue(Rows(batch, held, done))
         return done
 
     def held(self) -> list[bytes]:
@@ -214,16 +161,27 @@ class FleetService:
 
     async def seal(self, agents: tuple[str, ...] | None) -> int:
         """End the learning phase of `agents` (None: everybody seen). Durable; returns the ingest offset."""
+        return await self._order(agents, lambda offset: Sealed(agents, offset))
+
+    async def retire(self, agents: tuple[str, ...]) -> int:
+        """Take `agents` out of the tree's sums, until they act again. Durable; returns the ingest offset."""
+        return await self._order(agents, lambda offset: Retired(agents, offset))
+
+    async def refit(self) -> int:
+        """Open a new epoch of the tree's sums: they begin anew. Durable; returns the ingest offset."""
+        return await self._order((), Refitted)
+
+    async def _order(self, agents: tuple[str, ...] | None, entry: Callable[[int], Sealed | Retired | Refitted]) -> int:
         done: Future[int] = Future()
-        self._enqueue(_Seal(agents, done))
+        self._enqueue(Order(agents, entry, done))
         return await asyncio.wrap_future(done)
 
     async def ask(self, question: Callable[[Engine, Store], T]) -> T:
         """Run `question` on the engine's thread, between steps."""
         self.check_alive()
         answer: Future[T] = Future()
-        self._work.put(_Question(question, answer))
-        _refuse(self._work, self._analyst_ended)
+        self._work.put(Question(question, answer))
+        refuse(self._work, self._analyst_ended)
         return await asyncio.wrap_future(answer)
 
     def fail(self, error: BaseException) -> None:
@@ -240,10 +198,10 @@ class FleetService:
 
     # -- threads ----------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, item: _Rows | _Seal) -> None:
+    def _enqueue(self, item: Rows | Order) -> None:
         self.check_alive()
         self._incoming.put(item)
-        _refuse(self._incoming, self._writer_ended)
+        refuse(self._incoming, self._writer_ended)
 
     def _guarded(
         self, work: Callable[[], None], waiting: queue.Queue[Any], ended: threading.Event
@@ -256,15 +214,15 @@ class FleetService:
             except BaseException as error:  # noqa: BLE001 - kept, said aloud, and told to every caller
                 self.fail(error)  # the other thread finishes what it has and ends too: alone it can do nothing more
             ended.set()
-            _refuse(waiting, ended)
+            refuse(waiting, ended)
 
         return run
 
     def _write_forever(self) -> None:
         while (item := self._incoming.get()) is not None:
             gathered = [item]
-            rows = len(item.rows) if isinstance(item, _Rows) else JOIN_ROWS
-            while rows < JOIN_ROWS and isinstance(item, _Rows):
+            rows = len(item.rows) if isinstance(item, Rows) else JOIN_ROWS
+            while rows < JOIN_ROWS and isinstance(item, Rows):
                 try:
                     item = self._incoming.get_nowait()
                 except queue.Empty:
@@ -273,41 +231,42 @@ class FleetService:
                     self._incoming.put(None)
                     break
                 gathered.append(item)
-                rows += len(item.rows) if isinstance(item, _Rows) else JOIN_ROWS
+                rows += len(item.rows) if isinstance(item, Rows) else JOIN_ROWS
             try:
                 self._write(gathered)
             except BaseException as error:
                 for one in gathered:
-                    _fail(one.done, error)
+                    fail(one.done, error)
                 raise
 
-    def _write(self, gathered: Sequence[_Rows | _Seal]) -> None:
+    def _write(self, gathered: Sequence[Rows | Order]) -> None:
         """Admit, make durable in one transaction, acknowledge, hand over."""
         answers: list[Callable[[], None]] = []
         batches: list[EventBatch] = []
-        entries: list[Observed | Sealed] = []
+        entries: list[Entry] = []
         admitted_rows = 0
         offered_rows = 0
         for item in gathered:
-            if isinstance(item, _Rows):
+            if isinstance(item, Rows):
                 batch, admitted = self._admission.admit(item.rows)
                 offered_rows += len(item.rows)
                 admitted_rows += len(batch)
                 batches.append(batch)
-                answers.append(partial(_answer, item.done, admitted))
+                answers.append(partial(tell, item.done, admitted))
         joined = self._admission.join(batches) if batches else None
         if joined is not None and len(joined):
             entries.append(Observed(joined))
         offset = self._log.next_offset + admitted_rows
         for item in gathered:
-            if isinstance(item, _Seal):
+            if isinstance(item, Order):
                 if unknown := self._admission.unknown(item.agents or ()):
-                    answers.append(partial(_fail, item.done, _never_observed(unknown)))
+                    answers.append(partial(fail, item.done, never_observed(unknown)))
                     continue
-                self._admission.seal(item.agents)
-                entries.append(Sealed(item.agents, offset))
-                answers.append(partial(_answer, item.done, offset))
-        held = [item.held for item in gathered if isinstance(item, _Rows) and item.held]
+                entries.append(entry := item.entry(offset))
+                if isinstance(entry, Sealed):
+                    self._admission.seal(entry.agents)
+                answers.append(partial(tell, item.done, offset))
+        held = [item.held for item in gathered if isinstance(item, Rows) and item.held]
         if entries or held:
             self._log.append(entries, held)
         with self._counting:
@@ -315,21 +274,21 @@ class FleetService:
         for answer in answers:
             answer()
         if entries:
-            self._work.put(_Entries(entries, admitted_rows))
+            self._work.put(Entries(entries, admitted_rows))
 
-    def _analyse(self, first: _Entries) -> _Entries | _Question | Literal[False] | None:
+    def _analyse(self, first: Entries) -> Entries | Question | Literal[False] | None:
         """Analyse `first` and what waits behind it as one round of the monitors: under load, fsyncs are what costs.
 
         Returns what waits next and is no such thing; False where nothing waits.
         """
         entries, rows = [*first.entries], first.rows
-        after: _Entries | _Question | Literal[False] | None = False
+        after: Entries | Question | Literal[False] | None = False
         while rows < JOIN_ROWS:
             try:
                 after = self._work.get_nowait()
             except queue.Empty:
                 break
-            if not isinstance(after, _Entries):
+            if not isinstance(after, Entries):
                 break
             entries.extend(after.entries)
             rows += after.rows
@@ -349,9 +308,9 @@ class FleetService:
                 work = self._work.get(timeout=wait) if wait > 0 else self._work.get_nowait()
             except queue.Empty:
                 work = False
-            if isinstance(work, _Entries):
+            if isinstance(work, Entries):
                 work = self._analyse(work)
-            if isinstance(work, _Question):
+            if isinstance(work, Question):
                 self._reply(work)
             if work is None:
                 break
@@ -363,7 +322,7 @@ class FleetService:
                 pictured_ns = clock.now_ns()
         self._take_picture()
 
-    def _reply(self, question: _Question) -> None:
+    def _reply(self, question: Question) -> None:
         if not question.done.set_running_or_notify_cancel():
             return  # whoever asked has gone
         try:
