@@ -25,6 +25,7 @@ LEVEL_RATE = 1.0 / 16.0
 CONTRAST_VARIANCE = 1.0 + LEVEL_RATE / (2.0 - LEVEL_RATE)  # the level is itself estimated
 VOLATILITY_RATE = 1.0 / 16.0
 COMMON = 0.3  # of a scale: a smaller shift of the fleet's median may be the compromised agents' own doing
+DOUBT = 2.0  # standard errors of the fleet's median that are not sure
 CAP = 1e120
 
 
@@ -64,9 +65,18 @@ def _calmed(g: float, memory: F64, last: int) -> float:
 
 @njit(cache=True, nogil=True)
 def _common(fleet: F64, row: int, j: int, residual: float, rate: float, scale: float) -> float:
-    """Follow the fleet's median residual (Robbins & Monro 1951) and return it where it is large, else 0."""
+    """Follow the fleet's median residual (Robbins & Monro 1951) and return what of it, where large, is no evidence.
+
+    In a small fleet the median is noisy, and a few agents that were taken over move it, which must not count against
+    everybody else: between what is sure of it and all of it, a residual is taken for shared.
+    """
     fleet[row, j] += rate * scale * (1.0 if residual > fleet[row, j] else -1.0)
-    return fleet[row, j] if abs(fleet[row, j]) > COMMON * scale else 0.0
+    median = fleet[row, j]
+    if abs(median) <= COMMON * scale:
+        return 0.0
+    noise = math.sqrt(rate / 1.6) * scale  # of the followed median of normal residuals
+    sure = math.copysign(max(abs(median) - DOUBT * noise, 0.0), median)
+    return min(max(residual, min(median, sure)), max(median, sure))
 
 
 @njit(cache=True, nogil=True)
