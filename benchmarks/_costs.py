@@ -12,7 +12,9 @@ from benchmarks._committee import statement
 from tocsin.model.evidence import EvidenceBatch
 from tocsin.runtime.tcp_bus import Node, TcpBus
 from tocsin.sim.latency import Costs
+from tocsin.trust import bls
 from tocsin.trust.keyring import deterministic_signers, roster_hash, roster_of
+from tocsin.trust.merkle import root
 from tocsin.trust.signing import VOTE, verify
 from tocsin.wire.evidence import GENESIS, encode_batch, open_batch
 
@@ -96,15 +98,35 @@ def measure_costs(message_ns: int, byte_ns: float, commit_ns: int, stretch: floa
         )
         for k in range(100)
     ]
+    total_ns, key_ns, hash_ns = _sums()
     return Costs(
         verify_ns=_median_ns([lambda m=m, s=s: verify(signer.public_key, VOTE, m, s) for m, s in signed]),
         open_ns=_median_ns([lambda raw=raw: open_batch(raw, roster) for raw in batches]),
+        tip_ns=_median_ns([lambda k=k: root(str(k + i).encode() for i in range(500)) for k in range(9)]) // 500,
+        sum_ns=total_ns,
+        key_ns=key_ns,
+        hash_ns=hash_ns,
         send_ns=message_ns // 2,
         receive_ns=message_ns // 2,
         byte_ns=byte_ns,
         commit_ns=commit_ns,
         stretch=stretch,
     )
+
+
+def _sums() -> tuple[int, int, int]:
+    """Checking a BLS sum of no signers, what each signer adds to it, and hashing a statement to the curve."""
+    signers = [bls.BlsSigner(k + 1) for k in range(200)]
+    keys = [signer.public_key for signer in signers]
+    messages = [str(k).encode() for k in range(15)]
+    hashing = _median_ns([lambda m=m: bls._hashed(m, bls.SIGN) for m in messages])  # pyright: ignore[reportPrivateUsage]
+    took: list[int] = []
+    for size in (1, len(keys)):
+        sums = [bls.add_up(signer.share(m) for signer in signers[:size]) or b"" for m in messages]
+        pairs = list(zip(messages, sums, strict=True))
+        took.append(_median_ns([lambda m=m, s=s, c=size: bls.holds(keys[:c], m, s) for m, s in pairs]))
+    each = (took[1] - took[0]) // (len(keys) - 1)
+    return took[0], max(0, each), hashing
 
 
 def _median_ns(calls: list[Callable[[], object]]) -> int:

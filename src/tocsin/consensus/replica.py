@@ -207,15 +207,15 @@ class Replica(Voter):
         self._count_timeouts()
 
     def _count_timeouts(self) -> None:
-        views = sorted((timeout.view for timeout in self._timeouts.values()), reverse=True)
-        if len(views) > self._roster.f:
-            honest = views[self._roster.f]  # at least one honest monitor gave up on this view or a later one
-            if honest >= self.view and honest > self._promises.timed_out_view:
-                self._enter(honest, None)
-                self._give_up(honest)
-                return
-        same = {i: timeout for i, timeout in self._timeouts.items() if timeout.view == self.view}
-        if len(same) >= self._roster.quorum:
+        views = [timeout.view for timeout in self._timeouts.values()]
+        if len(views) <= self._roster.f:
+            return
+        honest = sorted(views, reverse=True)[self._roster.f]  # one honest monitor gave up on this view or a later one
+        if honest >= self.view and honest > self._promises.timed_out_view:
+            self._enter(honest, None)
+            self._give_up(honest)
+        elif views.count(self.view) >= self._roster.quorum:
+            same = {i: timeout for i, timeout in self._timeouts.items() if timeout.view == self.view}
             certificate = self._certificate_of(same)
             if certificate is not None:
                 self._enter(self.view + 1, certificate)

@@ -75,7 +75,8 @@ class Voter(Learner):
     def _arm(self) -> None:
         self._armed = f"view {self._epoch} {self.view}"
         doublings = min(self.view, self._config.max_doublings)
-        heard = self._examined is not None or self._promises.prepared_view == self.view
+        promised = max(self._promises.prepared_view, self._promises.timed_out_view)
+        heard = self._examined is not None or promised == self.view  # or given up: the next leader needs its time
         patience_ns = self._config.view_timeout_ns
         self._out.timer(
             self._armed, (patience_ns if heard else min(patience_ns, self._config.leader_timeout_ns)) << doublings

@@ -4,8 +4,9 @@ Every message is really encoded, decoded and judged by `consensus.Replica`; what
 would have taken is added up on a virtual clock:
 
 * processor: the thread time of the very step, plus what this process has done before and a process of its own would
-  not have: signatures (`Costs.verify_ns` each, a batch `open_ns`) and roots of cuts (`tip_ns` a monitor), plus carrying
-  messages (`send_ns`, `receive_ns`, `byte_ns`). BLS sums are remembered nowhere: every step checks its own;
+  not have: signatures (`Costs.verify_ns` each, a batch `open_ns`), BLS sums (`sum_ns`, and `key_ns` a signer), hashing
+  a statement to the curve (`hash_ns`) and roots of cuts (`tip_ns` a monitor), plus carrying messages (`send_ns`,
+  `receive_ns`, `byte_ns`);
 * rounds as `runtime.host.Host` makes them: all that has arrived is stepped, then one commit of `commit_ns` for what
   follows a record, while what precedes it is on its way already;
 * network: latency of the pair, and a link of `bits_per_second` out of and into every machine.
@@ -37,6 +38,7 @@ from tocsin.consensus.messages import (
     Lean,
     Prepared,
     Propose,
+    Sum,
     Timeout,
     TimeoutCertificate,
     Vote,
@@ -63,6 +65,9 @@ class Costs:
     send_ns: int  # handing one message to one peer
     receive_ns: int  # taking one message from the wire
     tip_ns: int = 0  # one monitor's part in the root of a cut
+    sum_ns: int = 0  # one BLS sum, but for
+    key_ns: int = 0  # adding up the keys of its signers
+    hash_ns: int = 0  # a statement to a point
     byte_ns: float  # carrying one byte, both ends together
     commit_ns: int  # one fsynced commit of the journal
     stretch: float = 1.0  # wall time of a unit of processor time: more than 1 where others want the core
@@ -124,6 +129,21 @@ def signatures_in(message: Any) -> Iterator[bytes]:
             yield from _certified(certified)
     elif isinstance(message, Fork):
         yield from (message.signature_a, message.signature_b)
+
+
+def sums_in(message: Any) -> Iterator[Sum]:
+    """Every BLS sum that a replica may have to check for `message`."""
+    votes: list[Certified | None] = []
+    if isinstance(message, Propose | Timeout) and message.timeouts is not None:
+        yield from (one.total for one in message.timeouts.sums)
+        votes.append(message.timeouts.high)
+    if isinstance(message, Prepared | Decide):
+        votes.append(message.certified)
+    elif isinstance(message, Timeout):
+        votes.append(message.high)
+    elif isinstance(message, Certificates):
+        votes.extend(message.certified)
+    yield from (one.votes.total for one in votes if one is not None and one.votes.total is not None)
 
 
 class LatencyModel:
@@ -276,9 +296,21 @@ class LatencyModel:
             return charge + costs.open_ns * len(fresh)
         if isinstance(message, Propose) and message.signature not in host.known:
             charge += costs.tip_ns * self.n
+        if self.roster.adds_up:
+            charge += self._charge_sums(host, message)
         new = [one for one in signatures_in(message) if one not in host.known]
         host.known.update(new)
         return charge + costs.verify_ns * len(new)
+
+    def _charge_sums(self, host: _Host, message: Any) -> int:
+        costs, charge = self._costs, 0
+        if isinstance(message, Propose | Prepared):  # each is followed by a vote of another phase
+            charge += costs.hash_ns
+        for total in sums_in(message):
+            if total.signature not in host.known:
+                host.known.add(total.signature)
+                charge += costs.sum_ns + costs.key_ns * int.from_bytes(total.signers, "little").bit_count()
+        return charge
 
     def _execute(self, clock: int, number: int, effect: Effect) -> int:
         if isinstance(effect, Send):

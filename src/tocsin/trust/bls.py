@@ -92,9 +92,9 @@ class BlsSigner:
         return self._signed(self.public_key, POSSESSION).to_compressed_bytes()
 
     def _signed(self, message: bytes, suite: bytes) -> G2Point:
-        from py_arkworks_bls12381 import G2Point, Scalar
+        from py_arkworks_bls12381 import Scalar
 
-        point = G2Point.hash_to_curve(message, suite)
+        point = _hashed(message, suite)
         split = hmac.digest(self._secret.to_bytes(32, "big"), _SPLIT + message, "sha512")
         part = int.from_bytes(split, "big") % ORDER
         return point * Scalar(part) + point * Scalar((self._secret - part) % ORDER)
@@ -187,6 +187,11 @@ def holds(public_keys: Sequence[bytes], message: bytes, signature: bytes) -> boo
     Sound only for keys whose possession was proved. False for no keys at all. Never raises for any bytes.
     """
     demand_curve()
+    return _holds(tuple(public_keys), message, signature)
+
+
+@lru_cache(maxsize=256)  # pure: who adds shares up checks the sum, and soon sees it again in a certificate
+def _holds(public_keys: tuple[bytes, ...], message: bytes, signature: bytes) -> bool:
     from py_arkworks_bls12381 import G1Point
 
     total = G1Point.identity()
