@@ -1,4 +1,4 @@
-"""The running e-BH set against its definition."""
+"""The running closed e-BH set against the rule asked after every event."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.detection.scoring import FleetAlarms
+from tocsin.model.evidence import Q32
+from tocsin.stats.fdr import closed_e_bh_threshold_q32
 
 ALPHA = 0.05
 
 
 def rejected(log_e: list[float], alpha: float) -> set[int]:
-    """e-BH from its definition: the k largest, k the largest with e_(k) >= n / (alpha k)."""
-    n = len(log_e)
-    order = sorted(range(n), key=lambda i: -log_e[i])
-    size = max((k for k in range(1, n + 1) if log_e[order[k - 1]] >= math.log(n / (alpha * k)) - 1e-9), default=0)
-    if not size:
-        return set()
-    return {i for i in range(n) if log_e[i] >= math.log(n / (alpha * size)) - 1e-9}
+    """Closed e-BH asked anew, from whole numbers (its own twin is in test_closed_e_bh)."""
+    values = [round(value * Q32) for value in log_e]
+    threshold = closed_e_bh_threshold_q32(values, len(values), round(alpha * 1e6))
+    return set() if threshold is None else {i for i, value in enumerate(values) if value >= threshold}
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.floats(-5.0, 8.0)), min_size=1, max_size=40), st.integers(1, 5))
@@ -42,3 +41,10 @@ def test_many_suspects_lower_the_bar_for_each() -> None:
     assert together.rejected().tolist() == list(range(10))
     alone = FleetAlarms(ALPHA, 10)
     assert not alone.update(np.zeros(1, np.int32), log_e[:1]).any()
+
+
+def test_two_that_e_bh_leaves_are_rejected_together() -> None:
+    log_e = np.log([55.0, 25.0])
+    fleet = FleetAlarms(ALPHA, 3)  # e-BH asks 60, or 30 of both
+    assert fleet.update(np.arange(2, dtype=np.int32), log_e).tolist() == [False, True]
+    assert fleet.rejected().tolist() == [0, 1]

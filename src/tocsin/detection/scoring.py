@@ -1,5 +1,8 @@
-"""Who is in the fleet's e-BH rejection set right after each event (Wang & Ramdas 2022, False discovery rate control
-with e-values)."""
+"""Who is in the fleet's rejection set right after each event: closed e-BH, the rule by which verdicts are certified.
+
+Whoever e-BH rejects (Wang & Ramdas 2022) closed e-BH rejects too (Xu et al. 2025, `stats/fdr.py`). The former is
+followed event by event at hardly any cost; the latter is asked where it could make a difference.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,24 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tocsin.stats.fdr import closed_e_bh_threshold_q32
+
+Q32 = 1 << 32
+CLIP_NATS = 64.0
+
 
 class FleetAlarms:
-    """Running e-BH over `fleet_size` agents at level `alpha`.
-
-    An agent enters the set when its e-value reaches fleet_size / (alpha k), k being the size of the set; agents that
-    were never updated count with e-value one.
-    """
+    """Running closed e-BH over `fleet_size` agents at level `alpha`; agents never updated count with e-value one."""
 
     def __init__(self, alpha: float, fleet_size: int) -> None:
         self.alpha = alpha
         self.fleet_size = fleet_size
-        # Smallest set size at which each agent belongs to the set; fleet_size + 1 = never.
+        # Smallest set size at which e-BH rejects each agent; fleet_size + 1 = never.
         self._rank = np.full(fleet_size, fleet_size + 1, np.int64)
         self._agents_at = np.zeros(fleet_size + 2, np.int64)
         self._agents_at[fleet_size + 1] = fleet_size
+        self._log_e = np.zeros(fleet_size)
+        self._high = np.zeros(1, np.int64)  # agents above half the level, of which closed e-BH demands most of a set
 
     def update(self, agent_index: NDArray[np.int32], log_e: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether the agent of each event is in the set right after that event, shape `(n,)`.
@@ -31,12 +37,25 @@ class FleetAlarms:
         `agent_index` must lie in [0, fleet_size).
         """
         alarms = np.zeros(agent_index.shape[0], np.bool_)
-        _follow(agent_index, log_e, math.log(self.fleet_size / self.alpha), self._rank, self._agents_at, alarms)
+        start = 0
+        while start < alarms.shape[0]:
+            start = _follow(
+                agent_index, log_e, start, self.alpha, self._rank, self._agents_at, self._log_e, self._high, alarms
+            )
+            if start < alarms.shape[0]:
+                alarms[start] = log_e[start] >= self._threshold()
+                start += 1
         return alarms
 
     def rejected(self) -> NDArray[np.int64]:
         """Indices of the agents now in the set."""
-        return np.flatnonzero(self._rank <= _set_size(self._agents_at))
+        return np.flatnonzero((self._rank <= _set_size(self._agents_at)) | (self._log_e >= self._threshold()))
+
+    def _threshold(self) -> float:
+        stand_out = np.minimum(self._log_e[self._log_e > 0.0], CLIP_NATS)
+        values = np.rint(stand_out * Q32).astype(np.int64).tolist()
+        threshold = closed_e_bh_threshold_q32(values, self.fleet_size, round(self.alpha * 1e6))
+        return math.inf if threshold is None else (threshold - 1) / Q32
 
 
 @njit(cache=True, nogil=True)
@@ -53,16 +72,26 @@ def _set_size(agents_at: NDArray[np.int64]) -> int:
 def _follow(
     agent: NDArray[np.int32],
     log_e: NDArray[np.float64],
-    log_bar: float,
+    start: int,
+    alpha: float,
     rank: NDArray[np.int64],
     agents_at: NDArray[np.int64],
+    latest: NDArray[np.float64],
+    high: NDArray[np.int64],
     alarms: NDArray[np.bool_],
-) -> None:
+) -> int:
+    """Take in events from `start` on until one must be put to closed e-BH; its number, or how many events there are.
+
+    A set of r rejected agents has none below 1 / (alpha r), and more than half of it above 1 / (2 alpha).
+    """
     never = rank.shape[0] + 1
+    log_bar, half = math.log(rank.shape[0] / alpha), -math.log(2.0 * alpha) - 1e-6
     size = _set_size(agents_at)
-    for i in range(agent.shape[0]):
+    for i in range(start, agent.shape[0]):
         a = agent[i]
-        gap = log_bar - log_e[i]  # the agent belongs to every set of at least exp(gap) members
+        high[0] += int(log_e[i] >= half) - int(latest[a] >= half)
+        latest[a] = log_e[i]
+        gap = log_bar - log_e[i]  # the agent belongs to every e-BH set of at least exp(gap) members
         needed = never
         if gap <= 0.0:
             needed = 1
@@ -74,3 +103,7 @@ def _follow(
             rank[a] = needed
             size = _set_size(agents_at)
         alarms[i] = needed <= size
+        largest = min(2 * high[0] - 1, rank.shape[0])
+        if not alarms[i] and largest > 0 and log_e[i] > max(-math.log(alpha * largest) - 1e-6, 0.0):
+            return i
+    return agent.shape[0]

@@ -17,7 +17,8 @@ from tocsin.detection.calibration import Calibration
 from tocsin.detection.call_log import Calls, places
 from tocsin.detection.calls import N_FEATURES, READ, call_features, count_calls
 from tocsin.detection.counts import Counts, CountTable, Keys
-from tocsin.detection.oddity import fit, scores
+from tocsin.detection.oddity import KNOTS, fit, scores
+from tocsin.detection.session_load import NEVER, loads
 from tocsin.detection.splice import splice
 from tocsin.detection.tasks import Tasks
 from tocsin.model.events import Kind
@@ -28,7 +29,7 @@ I64 = NDArray[np.int64]
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
 
-NEVER = -1e9  # score of a session without a call that has a side effect
+ODD_SHARE = 0.02  # of baseline calls that count as odd
 MIN_SPLICES = 200
 SPLICES_PER_CALL = 2
 MAX_SPLICES = 16_000
@@ -37,11 +38,12 @@ DEFAULT_FEATURES = (0, 6, 9)  # added up where there is too little to learn weig
 
 @dataclass(slots=True)
 class Model:
-    """What the baseline taught: counts, tasks, weights per fold `(2, w)`, calibration."""
+    """What the baseline taught: counts, tasks, weights per fold `(2, w)`, the score of an odd call, calibration."""
 
     table: CountTable
     tasks: Tasks
     weights: F64
+    odd: float
     calibration: Calibration
     group: I32  # (agents,) each agent's last in the baseline, -1 where it has none
 
@@ -93,16 +95,19 @@ def train(calls: Calls, session: I64, seed: int) -> Model:
     )
     weights = _weights(calls, session, task, table, features, seed)
     score = np.where(calls.agent % 2 == 0, scores(features, weights[0]), scores(features, weights[1]))
-    oddest = np.maximum.reduceat(np.where(judged(calls), score, NEVER), first)
+    seen = judged(calls)
+    odd = float(np.quantile(score[seen], 1.0 - ODD_SHARE)) if seen.any() else NEVER
+    load = loads(np.where(seen, score, NEVER), session, calls.tool, odd)
     own_group = np.full(int(calls.agent.max()) + 1, -1, np.int32)
     own_group[calls.agent] = calls.group
-    return Model(table, tasks, weights, Calibration(oddest), own_group)
+    return Model(table, tasks, weights, odd, Calibration(load), own_group)
 
 
 def _weights(calls: Calls, session: I64, task: I32, table: CountTable, features: F64, seed: int) -> F64:
     """Weights for even and odd agents, each learned on the other half."""
-    default = np.zeros((2, N_FEATURES * 4 + 1))
-    default[:, [j * 4 for j in DEFAULT_FEATURES]] = 1.0
+    knots = KNOTS.shape[0]
+    default = np.zeros((2, N_FEATURES * knots + 1))
+    default[:, [j * knots for j in DEFAULT_FEATURES]] = 1.0
     spliced = splice(calls, session, task, min(SPLICES_PER_CALL * len(calls), MAX_SPLICES), seed)
     if spliced is None or spliced.host.shape[0] < MIN_SPLICES:
         return default

@@ -24,6 +24,7 @@ from tocsin.detection.calls import (
 from tocsin.detection.counts import Counts, Keys
 from tocsin.detection.oddity import parts
 from tocsin.detection.session_fit import Model, judged, train
+from tocsin.detection.session_load import adds, win, won_before
 from tocsin.stats.eprocess import log_e_of, log_mix, mixture_calibrator, open_bet, step_calibrator
 
 F64 = NDArray[np.float64]
@@ -84,7 +85,7 @@ class SessionChannel:
         if model is None:
             _follow(
                 calls.agent, calls.session, calls.tool, seq, state.key, state.used, state.task, state.previous,
-                state.tools, state.uses, state.best, state.opened,
+                state.tools, state.uses, state.best, state.beyond, state.opened,
             )  # fmt: skip
             return
         task = model.tasks.look_up(calls.word_offset, calls.word)
@@ -102,6 +103,7 @@ class SessionChannel:
             model.table.keys,
             model.table.counts,
             model.weights,
+            model.odd,
             model.calibration.scores,
             model.calibration.tail,
             state.key,
@@ -111,6 +113,7 @@ class SessionChannel:
             state.tools,
             state.uses,
             state.best,
+            state.beyond,
             state.opened,
             state.bets,
             state.wealth,
@@ -179,7 +182,8 @@ class _State(PerAgent):
         self.previous = np.full((agents, SLOTS), -1, np.int32)
         self.tools = np.full((agents, SLOTS, TOOLS_PER_SESSION), -1, np.int32)
         self.uses = np.zeros((agents, SLOTS, TOOLS_PER_SESSION), np.int32)
-        self.best = np.full((agents, SLOTS), -np.inf)
+        self.best = np.full((agents, SLOTS), -np.inf)  # score of the session's oddest call
+        self.beyond = np.zeros((agents, SLOTS, TOOLS_PER_SESSION))  # what each of its tools has beyond an odd call's
         self.opened = np.zeros((agents, SLOTS), np.bool_)  # whether the session's bets are on
         self.bets = np.zeros((agents, SLOTS, 2))
         self.wealth = np.zeros((agents, 3))  # log e-wealth, log belief wealth, sessions so far
@@ -193,8 +197,9 @@ class _State(PerAgent):
 
 @njit(cache=True, nogil=True)
 def _slot(
-    a: int, session: int, now: int, key: I64, used: I64, task: I32, previous: I32, tools: I32, best: F64, opened: Flags
-) -> int:
+    a: int, session: int, now: int, key: I64, used: I64, task: I32, previous: I32, tools: I32, best: F64, beyond: F64,
+    opened: Flags,
+) -> int:  # fmt: skip
     """Slot of a session, emptied where it is new."""
     k, fresh = slot_of(key, used, a, session, now)
     if fresh:
@@ -202,6 +207,7 @@ def _slot(
         previous[a, k] = -1
         tools[a, k, :] = -1
         best[a, k] = -np.inf
+        beyond[a, k, :] = 0.0
         opened[a, k] = False
     return k
 
@@ -219,11 +225,12 @@ def _follow(
     tools: I32,
     uses: I32,
     best: F64,
+    beyond: F64,
     opened: Flags,
 ) -> None:
     for i in range(agent.shape[0]):
         a = agent[i]
-        k = _slot(a, session[i], seq[i] + 1, key, used, task, previous, tools, best, opened)
+        k = _slot(a, session[i], seq[i] + 1, key, used, task, previous, tools, best, beyond, opened)
         if tool[i] >= 0:
             use_of(tools[a, k], uses[a, k], tool[i])
             previous[a, k] = tool[i]
@@ -249,6 +256,7 @@ def _judge(
     keys: Keys,
     counts: Counts,
     weights: F64,
+    odd: float,
     reference: F64,
     tail: F64,
     key: I64,
@@ -258,6 +266,7 @@ def _judge(
     tools: I32,
     uses: I32,
     best: F64,
+    beyond: F64,
     opened: Flags,
     bets: F64,
     wealth: F64,
@@ -273,7 +282,7 @@ def _judge(
     floor = -BEYOND * math.log(reference.shape[0] + 1.0)
     for i in range(agent.shape[0]):
         a = agent[i]
-        k = _slot(a, session[i], seq[i] + 1, key, used, task, previous, tools, best, opened)
+        k = _slot(a, session[i], seq[i] + 1, key, used, task, previous, tools, best, beyond, opened)
         if live[i] and not opened[a, k]:
             opened[a, k] = True
             wealth[a, 2] += 1.0
@@ -307,13 +316,15 @@ def _judge(
                     features,
                 )
                 score = parts(features, weights[a % 2], part)
-                if score > best[a, k]:
-                    best[a, k] = score
-                    log_p = max(log_survival(score, reference, tail), floor)
+                if adds(score, odd, tool[i], tools[a, k], best[a], beyond[a, k], k):
+                    load = max(best[a, k], odd + beyond[a, k].sum()) if best[a, k] > odd else best[a, k]
+                    log_p = max(log_survival(load, reference, tail), floor)
                     _raise(
                         log_p,
                         tail[3],
-                        (int(tool[i]) << 32) + task[a, k],
+                        tools[a, k],
+                        beyond[a, k],
+                        int(task[a, k]),
                         shown[a],
                         shown_best[a],
                         bets[a, k],
@@ -332,24 +343,10 @@ def _judge(
 
 
 @njit(cache=True, nogil=True)
-def _shown(shown: I64, best: F64, log_bet: float, tool: int) -> float:
-    """The highest bet on an odd call of `tool` so far, which `log_bet` may raise; the tool won least is forgotten."""
-    least = 0
-    for j in range(shown.shape[0]):
-        if shown[j] == tool:
-            before = best[j]
-            best[j] = max(before, log_bet)
-            return before
-        if best[j] < best[least]:
-            least = j
-    if log_bet > best[least]:
-        shown[least], best[least] = tool, log_bet
-    return 0.0
-
-
-@njit(cache=True, nogil=True)
-def _raise(log_p: float, log_safety: float, tool: int, shown: I64, best: F64, bets: F64, wealth: F64) -> None:
-    """Replace a session's bets by those of its oddest call.
+def _raise(
+    log_p: float, log_safety: float, tools: I32, beyond: F64, task: int, shown: I64, won: F64, bets: F64, wealth: F64
+) -> None:
+    """Replace a session's bets by those of its present load.
 
     Odd sessions come in runs, an agent that takes to a tool goes on using it: of all sessions odd by the same tool
     together the e-process wins what the oddest wins, once.
@@ -358,10 +355,11 @@ def _raise(log_p: float, log_safety: float, tool: int, shown: I64, best: F64, be
     e = step_calibrator(min(log_p + log_safety, 0.0))
     fresh = log_mix(BET, math.log(e) if e > 0.0 else -1e6)
     if fresh > 0.0:
-        gain = fresh - max(_shown(shown, best, fresh, tool), bets[0])
+        gain = fresh - max(won_before(shown, won, tools, beyond, task), bets[0])
         if gain > 0.0:
             wealth[0] += gain
             bets[0] = fresh
+            win(shown, won, tools, beyond, task, fresh)
     fresh = log_mix(SHOWS, mixture_calibrator(log_p))
     wealth[1] += fresh - bets[1]
     bets[1] = fresh
