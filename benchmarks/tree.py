@@ -160,6 +160,51 @@ def placement(bench: Bench) -> None:
     bench.record_all(f"{what}, p99", p99, unit="x", requirement="R1.1", bound="< 1")
 
 
+def hosts(tree: Tree, choose: Callable[[list[str]], str]) -> dict[str, str]:
+    """Node -> the site that runs it, chosen from the agents or the sites of the nodes below it."""
+    found: dict[str, str] = {}
+    for node in sorted(tree.nodes.values(), key=lambda one: one.level):
+        found[node.id] = choose([found.get(child, child) for child in node.children])
+    return found
+
+
+def path_ms(world: RoundTrips, tree: Tree, at: dict[str, str], agent: str) -> float:
+    """One way from an agent to where the root runs, over every node between."""
+    total, here, node = 0.0, agent, tree.region_of(agent)
+    while node:
+        total += world.rtt_ms(here, at[node]) / 2 if here != at[node] else 0.0
+        here, node = at[node], tree.nodes[node].parent
+    return total
+
+
+def paths(bench: Bench) -> None:
+    """Agents joined where they are near and nodes run where their children are near, against both at random."""
+    agents = tuple(f"agent-{k}" for k in range(300 if bench.quick else 1_200))
+    mean, p99, ways = list[float](), list[float](), list[float]()
+    for seed in range(2 if bench.quick else 5):
+        world, rng, network = RoundTrips(seed, SITES + agents), np.random.default_rng(seed), NetworkMap()
+        for _ in range(60):
+            for name in SITES + agents:
+                site = SITES[int(rng.integers(len(SITES)))]
+                if site != name:
+                    network.measured(name, site, world.probe(name, site))
+        near, anywhere = Tree(), Tree()
+        for name in agents:
+            near.join(name, network.nearest(name, SITES))
+            anywhere.join(name)
+        ours = hosts(near, partial(network.central, SITES))
+        random = hosts(anywhere, lambda _, rng=rng: SITES[int(rng.integers(len(SITES)))])
+        placed = [path_ms(world, near, ours, name) for name in agents]
+        chance = [path_ms(world, anywhere, random, name) for name in agents]
+        mean.append(sum(placed) / sum(chance))
+        p99.append(percentile(placed, 99) / percentile(chance, 99))
+        ways.append(sum(placed) / len(agents))
+    what = f"path to the root, {len(agents)} agents and 12 sites: placed by coordinates, against at random"
+    bench.record_all(f"{what}, mean", mean, unit="x", requirement="R1.1", bound="< 1")
+    bench.record_all(f"{what}, p99", p99, unit="x", requirement="R1.1", bound="< 1")
+    bench.record_all("path to the root, placed by coordinates: mean", ways, unit="ms one way")
+
+
 async def probed() -> tuple[list[bool], list[float]]:
     """Nodes of two sites probe each other over TCP: is the nearest one of their own site; the far ones' errors."""
     signers = deterministic_signers(b"probes", PROBED)
@@ -206,6 +251,7 @@ def measure(bench: Bench) -> None:
     operations(bench)
     attachments(bench)
     placement(bench)
+    paths(bench)
     probes(bench)
 
 

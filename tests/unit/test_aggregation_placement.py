@@ -47,6 +47,18 @@ def test_nearest_site_beats_random_placement_on_mean_and_p99(seed: int) -> None:
     assert np.quantile(ours, 0.99) < 0.8 * np.quantile(chance, 0.99)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_node_runs_where_its_children_are_near(seed: int) -> None:
+    network, names, rtt = mapped(seed)
+    nodes = names[len(SITES) :]
+    for continent in range(3):
+        members = nodes[continent::3][:30]
+        truth = {site: sum(rtt[one, site] for one in members) for site in SITES}
+        chosen = network.central(SITES, members)
+        assert truth[chosen] < 1.3 * min(truth.values())
+        assert truth[chosen] < 0.5 * float(np.mean(list(truth.values())))
+
+
 def test_predictions_come_close_to_round_trips_that_were_measured_with_noise() -> None:
     network, names, rtt = mapped(5)
     off = [abs(network.rtt_ms(n, s) / rtt[n, s] - 1) for n in names[len(SITES) :] for s in SITES]

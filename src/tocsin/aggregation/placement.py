@@ -85,6 +85,11 @@ class NetworkMap:
         """The site with the least predicted round trip: what `Tree.join` takes as an agent's `group`."""
         return min(sites, key=lambda site: (self.rtt_ms(node, site), site))
 
+    def central(self, sites: Iterable[str], members: Iterable[str]) -> str:
+        """The site with the least predicted round trips to all of `members` together: where their node should run."""
+        below = list(members)
+        return min(sites, key=lambda site: (sum(self.rtt_ms(site, one) for one in below), site))
+
     def place(self, node: str, *, otherwise: str) -> str:
         """The nearest site once the node's coordinate predicts within `SETTLED`; until then `otherwise`."""
         own = self.coordinates.get(node)
