@@ -15,6 +15,7 @@ from tocsin.cli.app import app
 from tocsin.sim.campaign import Failure, attempt, campaign, shrink
 from tocsin.sim.faults import Schedule, draw
 from tocsin.sim.mutants import MUTANTS
+from tocsin.sim.pbft import Pbft
 from tocsin.sim.world import Build, Result
 
 
@@ -25,6 +26,17 @@ def test_honest_monitors_agree_and_make_progress_under_faults(monitors: int, see
     assert totals.runs == seeds
     assert totals.decisions >= seeds
     assert totals.verdicts > 0 or monitors == 1
+
+
+def test_classic_pbft_survives_the_same_faults_with_more_messages():
+    pbft = campaign(range(12), 4, build=Build(replica=Pbft))
+    assert pbft.failures == [], [f"{failure.replay}: {failure.detail}" for failure in pbft.failures]
+    calm = Schedule(3, 10, (), ())
+    all_to_all, star = attempt(calm, Build(replica=Pbft)), attempt(calm)
+    assert isinstance(all_to_all, Result)
+    assert isinstance(star, Result)
+    assert all_to_all.verdicts == star.verdicts
+    assert all_to_all.messages - star.messages > 10 * 9 * star.decisions
 
 
 def test_a_seed_replays_to_the_same_run():

@@ -16,10 +16,12 @@ from tocsin.sim.central import Central, differs
 from tocsin.sim.disk import Disk
 from tocsin.sim.faults import HEAL_NS, KINDS, LIES, ROLES, Fault, Schedule, draw
 from tocsin.sim.network import Network
+from tocsin.sim.shape import shape_of
 from tocsin.sim.signatures import REAL_EVERY, signatures_of
 from tocsin.sim.timeline import MILLISECOND_NS, Streams, Timeline
+from tocsin.trust import bls
 from tocsin.trust.keyring import deterministic_signers, roster_of
-from tocsin.trust.signing import TIMEOUT, VOTE, verify
+from tocsin.trust.signing import TIMEOUT, VOTE, domain_hash, verify
 
 
 def test_a_stream_is_a_function_of_seed_and_component():
@@ -183,6 +185,32 @@ def test_a_signature_holds_for_what_was_signed_and_nothing_else_in_every_run(see
         assert not verify(ALICE.public_key, VOTE, b"no", signature)
         assert not verify(ALICE.public_key, VOTE, b"yes", bytes((signature[0] ^ 1,)) + signature[1:])
         assert not verify(ALICE.public_key, VOTE, b"yes", signature[1:])
+
+
+@pytest.mark.parametrize("seed", [REAL_EVERY, REAL_EVERY + 1])
+def test_shares_add_up_for_their_signers_and_nobody_else_in_every_run(seed: int):
+    signers = deterministic_signers(b"sum", 3)
+    keys = [signer.bls.public_key for signer in signers]
+    signed = domain_hash(VOTE, b"yes")
+    with signatures_of(seed):
+        shares = [signer.share(VOTE, b"yes") for signer in signers]
+        total = bls.add_up(shares)
+        assert total is not None
+        assert all(bls.is_share(share) for share in shares)
+        assert not bls.is_share(b"\x5a" * len(shares[0]))
+        assert bls.holds(keys, signed, total)
+        assert not bls.holds(keys[:2], signed, total)
+        assert not bls.holds(keys, domain_hash(TIMEOUT, b"yes"), total)
+        wrong = signers[1].share(VOTE, b"no")
+        assert bls.bad_shares(list(zip(keys, [shares[0], wrong, shares[2]], strict=True)), signed) == {1}
+
+
+def test_runs_come_in_every_shape():
+    shapes = [shape_of(Streams(seed)) for seed in range(100)]
+    for told in ("adds_up", "lean"):
+        assert 15 < sum(getattr(shape, told) for shape in shapes) < 50
+    assert {shape.config.batches_ahead for shape in shapes} == {3, 256}
+    assert {shape.config.leader_timeout_ns for shape in shapes} == {150 * MILLISECOND_NS, 500 * MILLISECOND_NS}
 
 
 def test_one_seed_in_many_has_real_signatures_and_none_leaks_out():

@@ -10,7 +10,6 @@ import msgspec
 from tocsin.errors import TocsinError
 from tocsin.sim.faults import Schedule, draw
 from tocsin.sim.invariants import Violation
-from tocsin.sim.signatures import signatures_of
 from tocsin.sim.world import Build, Result, World
 
 COLLECT_EVERY = 64  # runs leave cycles behind; looking for them at every allocation costs a tenth of the time
@@ -57,8 +56,7 @@ class Totals(msgspec.Struct):
 def attempt(schedule: Schedule, build: Build | None = None) -> Result | Failure:
     """One run. What the code under test raises is a failure too: nothing that arrives may stop a monitor."""
     try:
-        with signatures_of(schedule.seed):
-            return World(schedule, build).run()
+        return World(schedule, build).run()
     except Violation as violation:
         return Failure(schedule.seed, schedule.monitors, violation.kind, str(violation))
     except (TocsinError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:

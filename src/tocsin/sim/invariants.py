@@ -14,7 +14,20 @@ from tocsin.consensus import journal
 from tocsin.consensus.certificate import verify_verdict
 from tocsin.consensus.cut import cut_root, empty_cut
 from tocsin.consensus.evidence_log import Conflict, Gap
-from tocsin.consensus.messages import ENVELOPE, Certified, Cut, Decide, Prepared, Propose, Timeout, Tip, Vote
+from tocsin.consensus.lean import Filled
+from tocsin.consensus.messages import (
+    ENVELOPE,
+    AnyMessage,
+    Certified,
+    Cut,
+    Decide,
+    Lean,
+    Prepared,
+    Propose,
+    Timeout,
+    Tip,
+    Vote,
+)
 from tocsin.consensus.quorum import certificate_of, leader_of, vote_holds
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import VerificationError
@@ -22,10 +35,13 @@ from tocsin.model.posterior import Decision
 from tocsin.model.verdict import QuorumCertificate, Roster, Verdict
 from tocsin.sim.central import UNITS_PER_NAT, Central, differs
 from tocsin.sim.seat import Seat
+from tocsin.trust import bls
+from tocsin.trust.canonical import statement_bytes
+from tocsin.trust.signing import VOTE, domain_hash
 
 # Decoding everything sent would double a run's time. A message's tag begins after version, array and string headers.
 TAG = slice(3, 5)
-SIGNED_TAGS = frozenset(tag[:2].encode() for tag in ("VOTE", "PROPOSE", "TIMEOUT", "QC1", "DECIDE"))
+SIGNED_TAGS = frozenset(tag[:2].encode() for tag in ("VOTE", "PROPOSE", "TIMEOUT", "QC1", "DECIDE", "LEAN"))
 Slot = tuple[int, int, str]  # epoch, view, what: 'P' and 'C' votes, 'propose', 'timeout'
 Value = tuple[bytes, bytes]  # cut root, posterior root
 
@@ -66,6 +82,7 @@ class Invariants:
         self._backing: dict[tuple[Slot, Value], set[int]] = {}
         self._certifiable: dict[int, Value] = {}
         self._cut_under: dict[bytes, Cut] = {}
+        self._gave_up: dict[int, dict[int, int]] = {}  # epoch -> honest monitor -> latest view it gave up
         self._outcomes: dict[int, bytes] = {}  # what the first honest monitor made of a decision, by epoch
 
     # --- what seats do
@@ -96,6 +113,7 @@ class Invariants:
             message = ENVELOPE.decode(record)
             assert isinstance(message, Timeout)
             known.gave_up_view = max(known.gave_up_view, message.view)
+            self._gave_up.setdefault(message.epoch, {})[seat.index] = known.gave_up_view
         elif kind == journal.LOCKED:
             view = msgspec.msgpack.decode(record, type=Certified).votes.view
             if view <= known.locked_view:
@@ -115,7 +133,7 @@ class Invariants:
         """An honest monitor sends a message."""
         if not seat.honest or body[TAG] not in SIGNED_TAGS:
             return
-        message = ENVELOPE.decode(body)
+        message = self._with_cuts(ENVELOPE.decode(body))
         if isinstance(message, Vote):
             slot = (message.epoch, message.view, message.phase)
             self._voted(seat.index, slot, (message.cut_root, message.posterior_root))
@@ -126,6 +144,11 @@ class Invariants:
             self._says(seat.index, (message.epoch, message.view, "timeout"), message.signature)
         elif isinstance(message, Prepared | Decide):
             self._check_signatures(certificate_of(self.roster, message.certified.votes))
+
+    def _with_cuts(self, message: AnyMessage) -> AnyMessage:
+        if not isinstance(message, Lean):
+            return message
+        return Filled(self.cuts[message.epoch], message.cuts).message(ENVELOPE.decode(message.body))
 
     def _says(self, monitor: int, slot: Slot, value: object) -> None:
         if self._said.setdefault((monitor, slot), value) != value:
@@ -163,23 +186,31 @@ class Invariants:
             raise Violation("one decision means different things to honest monitors", f"epoch {epoch}")
 
     def _check_certificate(self, decision: Decision, value: Value) -> None:
-        statement, signatures = decision.certificate.statement, decision.certificate.signatures
+        statement = decision.certificate.statement
         if statement.phase != "C":
             raise Violation("a decision without a commit certificate", f"epoch {decision.epoch}")
         self._check_signatures(decision.certificate)
-        for signer in signatures:
+        for signer in decision.certificate.monitors:
             if signer not in self._faulty:
                 cast = self._said.get((signer, (statement.epoch, statement.view, "C")))
                 if cast != value:
                     raise Violation("a certificate counts a vote that was never cast", f"signer {signer}")
 
     def _check_signatures(self, certificate: QuorumCertificate) -> None:
-        epoch, signatures = certificate.statement.epoch, certificate.signatures
-        if len(signatures) < self.roster.quorum:
-            raise Violation("a certificate of too few signers", f"epoch {epoch}, {len(signatures)} signers")
-        for signer, signature in signatures.items():
-            if not vote_holds(self.roster, signer, certificate.statement, signature):
-                raise Violation("a certificate with a signature that does not hold", f"epoch {epoch}, signer {signer}")
+        epoch, monitors = certificate.statement.epoch, certificate.monitors
+        if len(set(monitors)) < self.roster.quorum:
+            raise Violation("a certificate of too few signers", f"epoch {epoch}, signers {monitors}")
+        if self.roster.adds_up:
+            keys = [self.roster.bls_keys[signer] for signer in monitors]
+            signed = domain_hash(VOTE, statement_bytes(certificate.statement))
+            holds = bls.holds(keys, signed, certificate.aggregate)
+        else:
+            holds = all(
+                vote_holds(self.roster, signer, certificate.statement, signature)
+                for signer, signature in certificate.signatures.items()
+            )
+        if not holds:
+            raise Violation("a certificate with a signature that does not hold", f"epoch {epoch}, signers {monitors}")
 
     def _check_value(self, seat: Seat, epoch: int, value: Value) -> None:
         """The cut extends the last one, its evidence is authentic, and folding it anew gives the certified root."""
@@ -211,6 +242,14 @@ class Invariants:
         if differs(agreed, log_odds):
             detail = f"{agent_id}: {agreed / UNITS_PER_NAT} and not {log_odds} nats"
             raise Violation("a posterior that is not the centralised one", detail)
+
+    def entered(self, seat: Seat, epoch: int, view: int) -> None:
+        """An honest monitor takes part in a later view: a quorum, with all the liars, gave up on the one before."""
+        if not seat.honest:
+            return
+        gave_up = sum(latest >= view - 1 for latest in self._gave_up.get(epoch, {}).values())
+        if gave_up + len(self._faulty) < self.roster.quorum:
+            raise Violation("a view that no quorum opened", f"monitor {seat.index}, epoch {epoch}, view {view}")
 
     def verdict(self, seat: Seat, verdict: Verdict) -> None:
         """An honest monitor announces a verdict."""

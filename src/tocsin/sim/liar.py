@@ -7,7 +7,7 @@ their own. Twins (Bano et al. 2022) are two liars with one key. Small, well-form
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any
 
@@ -24,24 +24,29 @@ from tocsin.consensus.messages import (
     Cut,
     Decide,
     EvidenceMessage,
+    Lean,
     PhaseName,
     Prepared,
     Propose,
+    Sum,
     Sync,
     Timeout,
     TimeoutCertificate,
     Vote,
 )
+from tocsin.consensus.outbox import Outbox
 from tocsin.consensus.quorum import leader_of, sign_vote
 from tocsin.consensus.replica import Replica
+from tocsin.consensus.sums import bitmap_of
 from tocsin.errors import WireError
 from tocsin.model.evidence import CLIP_Q32, Evidence, EvidenceBatch
 from tocsin.model.posterior import Preview
 from tocsin.model.steps import EVERYONE, Effect, Received, Send
 from tocsin.model.verdict import Roster
+from tocsin.trust import bls
 from tocsin.trust.canonical import statement_bytes
 from tocsin.trust.keyring import roster_hash
-from tocsin.trust.signing import PROPOSE, SIGNATURE_BYTES, Signer
+from tocsin.trust.signing import PROPOSE, SIGNATURE_BYTES, VOTE, Signer
 from tocsin.wire.evidence import encode_evidence, sign_batch
 
 FLOOD = 12  # batches of junk, in all
@@ -92,14 +97,31 @@ class Liar(Replica):
                 out.append(effect)
         return out
 
+    def _read(self, body: bytes) -> AnyMessage | None:
+        """What came in, its cuts put in; None for another liar's garbage."""
+        try:
+            message = ENVELOPE.decode(body)
+            return self._filled(message) if isinstance(message, Lean) else message
+        except WireError:
+            return None
+
+    def _written(self, message: AnyMessage) -> bytes:
+        """As the honest code would send it, cuts left out where they are."""
+        outbox = Outbox()
+        outbox.begin(self._epoch, self._cut)
+        outbox.send(EVERYONE, message)
+        (effect,) = outbox.drain()
+        assert isinstance(effect, Send)
+        return effect.body
+
     def _tells(self, lie: str) -> bool:
         often = self._lies.get(lie, 0.0)
         return often > 0.0 and self._rng.random() < often
 
     def _told(self, effect: Send) -> list[Effect]:
-        message = ENVELOPE.decode(effect.body)
+        message = self._read(effect.body)
         lie = self._liars.get(type(message))
-        bodies = [ENVELOPE.encode(one) for one in (lie(message) if lie else [message])]
+        bodies = [self._written(one) for one in lie(message)] if lie and message else [effect.body]
         if self._tells("replay") and self._past and self._rng.random() < 0.3:
             bodies.append(self._rng.choice(self._past))
         if self._tells("alter") and self._rng.random() < 0.1:
@@ -121,15 +143,13 @@ class Liar(Replica):
     # --- votes
 
     def _signed_vote(self, view: int, phase: PhaseName, root: bytes, posterior_root: bytes) -> Vote:
-        signature = sign_vote(self._signer, self._statement(view, phase, root, posterior_root))
+        statement = self._statement(view, phase, root, posterior_root)
+        signature = sign_vote(self._signer, statement, adds_up=self._roster.adds_up)
         return Vote(self._epoch, view, phase, root, posterior_root, signature)
 
     def _vote_for_anything(self, body: bytes) -> list[Effect]:
         """A vote for what came in, whatever was promised before."""
-        try:
-            message = ENVELOPE.decode(body)
-        except Exception:  # noqa: BLE001 - another liar's garbage
-            return []
+        message = self._read(body)
         if isinstance(message, Propose) and message.epoch == self._epoch:
             vote = self._signed_vote(message.view, "P", cut_root(message.cut), message.posterior_root)
         elif isinstance(message, Prepared) and message.certified.votes.epoch == self._epoch:
@@ -138,7 +158,7 @@ class Liar(Replica):
         else:
             return []
         leader = leader_of(self._roster, self._epoch, vote.view)
-        return [] if leader == self._me else [Send(leader, ENVELOPE.encode(vote))]
+        return [] if leader == self._me else [Send(leader, self._written(vote))]
 
     def _lie_in_vote(self, message: Vote) -> list[AnyMessage]:
         out: list[AnyMessage] = [message]
@@ -149,8 +169,15 @@ class Liar(Replica):
             if self._rng.random() < 0.5:
                 out.append(message)
         if self._tells("fake vote"):
-            out.insert(0, msgspec.structs.replace(message, signature=_JUNK))
+            out.insert(0, msgspec.structs.replace(message, signature=self._junk()))
         return out
+
+    def _junk(self) -> bytes:
+        """No signature, or one of something else: of shares, only the second gets as far as being added."""
+        junk = _JUNK
+        if self._rng.random() < 0.5:
+            junk = self._signer.share(VOTE, junk) if self._roster.adds_up else self._signer.sign(VOTE, junk)
+        return junk
 
     # --- proposals
 
@@ -183,12 +210,13 @@ class Liar(Replica):
     def _stand_by(self, lie: Propose) -> None:
         """Count votes for the lie, our own first: without it, many bugs need one more liar to show."""
         self._proposed = lie
+        self._proposed_root = root = cut_root(lie.cut)
         self._votes = {"P": {}, "C": {}}
+        self._shares = {"P": {}, "C": {}}
         phases: tuple[PhaseName, ...] = ("P", "C")
         for phase in phases:
-            root = cut_root(lie.cut)
-            statement = self._statement(lie.view, phase, root, lie.posterior_root)
-            self._votes[phase][self._me] = sign_vote(self._signer, statement)
+            vote = self._signed_vote(lie.view, phase, root, lie.posterior_root)
+            self._votes[phase][self._me] = vote.signature
 
     def _other(self, message: Propose) -> Propose | None:
         """Another value than `message`: what one monitor stated last is left out."""
@@ -203,12 +231,10 @@ class Liar(Replica):
     def _tempt(self, event: Received) -> list[Effect]:
         """Another proposal than that of this view for one who asks what it missed, in case it forgot its vote."""
         mine = self._proposed
-        try:
-            asked = mine is not None and isinstance(ENVELOPE.decode(event.body), Sync)
-        except WireError:
+        if mine is None or mine.epoch != self._epoch or not isinstance(self._read(event.body), Sync):
             return []
-        other = self._other(mine) if asked and mine is not None and mine.epoch == self._epoch else None
-        return [] if other is None else [Send(event.source, ENVELOPE.encode(other))]
+        other = self._other(mine)
+        return [] if other is None else [Send(event.source, self._written(other))]
 
     def _shrunk(self, message: Propose) -> Propose | None:
         """A cut that takes a decided batch back, with the posterior that a careless reader would compute."""
@@ -232,22 +258,29 @@ class Liar(Replica):
         out: list[AnyMessage] = [message]
         if self._tells("early"):
             out = self._rng.choice(([], out))
-            out.append(self._decide(message.certified, votes.signatures))
+            out.append(self._decide(message.certified, votes.signatures, votes.total))
         own = self._signed_vote(votes.view, "C", votes.cut_root, votes.posterior_root).signature
-        quorum = self._roster.quorum
+        me, quorum = self._me, self._roster.quorum
         if self._tells("invent"):
-            out.append(
-                self._decide(message.certified, tuple((i, own if i == self._me else _JUNK) for i in range(quorum)))
-            )
+            signers = range(quorum)
+            signatures = tuple((i, own if i == me else _JUNK) for i in signers)
+            out.append(self._decide(message.certified, signatures, self._sum(own, signers)))
         if self._tells("repeat signer"):
-            out.append(self._decide(message.certified, ((self._me, own),) * quorum))
+            signatures = ((me, own),) * quorum
+            out.append(self._decide(message.certified, signatures, self._sum(own, [me], quorum)))
         if self._tells("few"):
-            out.append(self._decide(message.certified, ((self._me, own),)))
+            out.append(self._decide(message.certified, ((me, own),), self._sum(own, [me])))
         return out
 
-    @staticmethod
-    def _decide(certified: Certified, signatures: tuple[tuple[int, bytes], ...]) -> Decide:
-        votes = msgspec.structs.replace(certified.votes, phase="C", signatures=signatures)
+    def _sum(self, own: bytes, signers: Iterable[int], times: int = 1) -> Sum | None:
+        """Our own share, added up so many times, as if `signers` had made it; None where votes do not add up."""
+        total = bls.add_up([own] * times) if self._roster.adds_up else None
+        return None if total is None else Sum(bitmap_of(signers, self._roster.n), total)
+
+    def _decide(self, certified: Certified, signatures: tuple[tuple[int, bytes], ...], total: Sum | None) -> Decide:
+        votes = msgspec.structs.replace(
+            certified.votes, phase="C", signatures=() if self._roster.adds_up else signatures, total=total
+        )
         return Decide(msgspec.structs.replace(certified, votes=votes))
 
     def _lie_in_timeout(self, message: Timeout) -> list[AnyMessage]:
@@ -258,9 +291,20 @@ class Liar(Replica):
                 )
             ]
         if self._tells("few"):
-            alone = view_change.certificate_of_timeouts({self._me: message})
-            return [message, msgspec.structs.replace(message, timeouts=alone)]
+            return [message, msgspec.structs.replace(message, timeouts=self._opened_by_me(message, 1))]
+        if self._tells("repeat signer"):
+            opened = self._opened_by_me(message, self._roster.quorum)
+            return [message, msgspec.structs.replace(message, timeouts=opened)]
         return [message]
+
+    def _opened_by_me(self, message: Timeout, times: int) -> TimeoutCertificate | None:
+        """A certificate of our own timeout alone, named so many times."""
+        mine = {self._me: message}
+        if not self._roster.adds_up:
+            certificate = view_change.certificate_of_timeouts(mine)
+            return msgspec.structs.replace(certificate, votes=certificate.votes * times)
+        certificate = view_change.sum_of_timeouts(self._roster, mine)
+        return certificate and msgspec.structs.replace(certificate, sums=certificate.sums * times)
 
     # --- evidence
 

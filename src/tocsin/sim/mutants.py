@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tocsin.consensus import evidence_log, learner, quorum, view_change, voting
+from tocsin.consensus import evidence_log, learner, quorum, sums, view_change, voting
 from tocsin.consensus.messages import TimeoutCertificate, Votes
 from tocsin.consensus.replica import Replica
 from tocsin.detection import fusion
@@ -88,14 +88,34 @@ def _one_phase_is_like_the_other(statement: Statement) -> bytes:
     return statement_bytes(msgspec.structs.replace(statement, phase="P"))
 
 
+_VOTES_HOLD = quorum.votes_hold
+_HIGHEST_OF_SUMS = view_change._highest_of_sums  # pyright: ignore[reportPrivateUsage]
+_HIGHEST_OF_VOTES = view_change._highest_of_votes  # pyright: ignore[reportPrivateUsage]
+
+
 def _every_signature_counts(roster: Roster, votes: Votes) -> bool:
+    if roster.adds_up:
+        return _VOTES_HOLD(roster, votes)
     statement = quorum.statement_of(roster, votes)
     enough = len(votes.signatures) >= roster.quorum
     return enough and all(quorum.vote_holds(roster, i, statement, signature) for i, signature in votes.signatures)
 
 
 def _signatures_unchecked(roster: Roster, votes: Votes) -> bool:
+    if votes.total is not None:
+        return len(sums.members(votes.total.signers, roster.n) or ()) >= roster.quorum
     return len({monitor for monitor, _ in votes.signatures}) >= roster.quorum
+
+
+def _no_spoilers(*_: object) -> set[int]:
+    return set()
+
+
+def _every_timeout_counts(roster: Roster, certificate: TimeoutCertificate) -> int | None:
+    """Does not look whether it is always the same monitor's."""
+    if len(certificate.votes) + len(certificate.sums) < roster.quorum:
+        return _HIGHEST_OF_SUMS(roster, certificate) if roster.adds_up else _HIGHEST_OF_VOTES(roster, certificate)
+    return max(one.high_view for one in (*certificate.votes, *certificate.sums))
 
 
 def _untrimmed(values: Sequence[int], f: int) -> int:  # noqa: ARG001 - that is the error
@@ -113,14 +133,10 @@ def _believes_stripped(
     roster: Roster, certificate: TimeoutCertificate, epoch: int, view: int, prev_cert_hash: bytes
 ) -> bool:
     """Checks the timeouts, but not that the certificate they name is there."""
-    if certificate.high is not None or not certificate.votes:
+    if certificate.high is not None:
         return _TIMEOUTS_HOLD(roster, certificate, epoch, view, prev_cert_hash)
-    lower = [vote for vote in certificate.votes if vote.high_view == -1]
-    rest = [vote for vote in certificate.votes if vote.high_view >= 0]
-    signers = {vote.monitor for vote in certificate.votes}
-    return (certificate.epoch, certificate.view) == (epoch, view) and all(
-        (len(signers) == len(lower) + len(rest), len(signers) >= roster.quorum, max(signers) < roster.n)
-    )
+    highest = _HIGHEST_OF_SUMS if roster.adds_up else _HIGHEST_OF_VOTES
+    return (certificate.epoch, certificate.view) == (epoch, view) and highest(roster, certificate) is not None
 
 
 @contextmanager
@@ -164,6 +180,19 @@ MUTANTS = (
         "a timeout certificate without its lock is believed",
         Build(),
         lambda: patched((view_change, "timeouts_hold", _believes_stripped)),
+    ),
+    Mutant(
+        "shares are added up unchecked",
+        Build(),
+        lambda: patched((voting, "spoilers", _no_spoilers), (view_change, "spoilers", _no_spoilers)),
+    ),
+    Mutant(
+        "one monitor's timeouts count as those of many",
+        Build(),
+        lambda: patched(
+            (view_change, "_highest_of_sums", _every_timeout_counts),
+            (view_change, "_highest_of_votes", _every_timeout_counts),
+        ),
     ),
     Mutant("a decision of another epoch is taken", _runs(Undated)),
     Mutant("locks are ignored", _runs(LockIgnored)),

@@ -39,6 +39,8 @@ class Watcher(Protocol):
 
     def decided(self, seat: Seat, decision: Decision) -> None: ...
 
+    def entered(self, seat: Seat, epoch: int, view: int) -> None: ...
+
     def verdict(self, seat: Seat, verdict: Verdict) -> None: ...
 
 
@@ -216,6 +218,8 @@ class Seat:
     def _emitted(self, emit: Emit) -> None:
         if emit.kind == "decided":
             self._watcher.decided(self, emit.value)
+        elif emit.kind == "view":
+            self._watcher.entered(self, *emit.value)
         elif emit.kind == "verdict":
             self.store.setdefault(emit.value.verdict_id, emit.value)
             self._watcher.verdict(self, emit.value)
