@@ -8,12 +8,13 @@ import pytest
 
 from tocsin.aggregation.assembly import COMMITMENT_BYTES, Assembly, FactorInbox, commitment
 from tocsin.aggregation.correlation import BASIS_BITS, Basis, Region, global_basis, zone_rows
-from tocsin.errors import InputError
+from tocsin.errors import InputError, WireError
 from tocsin.stats.dither import MAX_STEP
 from tocsin.wire import correlation as wire
 
 T, WINDOW, SECRET = 100, 7, b"nobody knows"
 REGIONS = {"r1": ("a", "b", "c"), "r2": ("d", "e", "f")}
+ENERGY = {"r1": 3.0, "r2": 3.0}
 
 
 def regions() -> dict[str, Region]:
@@ -154,28 +155,99 @@ def test_what_no_series_could_state_is_left_out(kind: str):
 
 def test_factors_are_taken_once_from_whom_they_are_expected():
     rows = HELD["r1"].rows[:2]
-    packets = wire.encode_rows(wire.rounded_rows(wire.REGION_FACTORS, "r1", WINDOW, np.repeat(rows, 8, axis=0)))
+    packets = wire.encode_rows(wire.rounded_rows(wire.REGION_FACTORS, "r1", WINDOW, np.repeat(rows, 8, axis=0) / 4))
     assert len(packets) > 1
-    inbox = FactorInbox(wire.REGION_FACTORS, WINDOW, T, REGIONS)
+    inbox = FactorInbox(wire.REGION_FACTORS, WINDOW, T, ENERGY)
     for raw in reversed(packets):  # out of order
         assert inbox.of("r1") is None
-        assert inbox.take(raw)
-    assert np.allclose(inbox.rows()[0][0], rows[0], atol=1e-4)
-    assert not inbox.take(packets[0])
-    assert not inbox.take(packets[0][:-1])
+        assert inbox.take(raw, "r1")
+    assert np.allclose(inbox.rows()[0][0], rows[0] / 4, atol=1e-4)
+    assert not inbox.take(packets[0], "r1")
+    assert not inbox.take(packets[0][:-1], "r2")
     for kind, source, window, width in (
         (wire.ZONE_FACTORS, "r1", WINDOW, T), (wire.REGION_FACTORS, "r1", WINDOW - 1, T),
         (wire.REGION_FACTORS, "r1", WINDOW, T - 1), (wire.REGION_FACTORS, "nobody", WINDOW, T),
     ):  # fmt: skip
-        assert not inbox.take(wire.encode_rows(wire.rounded_rows(kind, source, window, rows[:1, :width]))[0])
+        assert not inbox.take(wire.encode_rows(wire.rounded_rows(kind, source, window, rows[:1, :width]))[0], source)
     assert inbox.refused == {
         "repeated factors": 1, "malformed factors": 1, "factors of another round": 3, "factors of a stranger": 1,
     }  # fmt: skip
+    assert inbox.blamed == {"r1": 4, "r2": 1, "nobody": 1}
+
+
+def packed(source: str, rows: np.ndarray) -> list[bytes]:
+    return wire.encode_rows(wire.rounded_rows(wire.REGION_FACTORS, source, WINDOW, rows))
+
+
+def test_a_forged_first_part_keeps_nobody_out_and_is_held_against_its_sender():
+    inbox = FactorInbox(wire.REGION_FACTORS, WINDOW, T, ENERGY)
+    honest = packed("r1", np.repeat(HELD["r1"].rows[:1] / 4, 8, axis=0))
+    for sender in ("r2", "nobody"):
+        assert not inbox.take(packed("r1", np.full((8, T), 0.01))[0], sender)
+    assert all(inbox.take(raw, "r1") for raw in honest)
+    assert inbox.refused == {"factors under another name": 1, "factors of a stranger": 1}
+    assert inbox.blamed == {"r2": 1, "nobody": 1}
+    assert len(inbox.rows()) == 1
+
+
+def test_parts_that_contradict_each_other_are_refused():
+    inbox = FactorInbox(wire.REGION_FACTORS, WINDOW, T, ENERGY)
+    first, second = packed("r1", np.full((8, T), 0.01))
+    assert inbox.take(first, "r1")
+    assert not inbox.take(packed("r1", np.full((8, T), 3e9))[1], "r1")
+    assert inbox.take(second, "r1")
+    assert inbox.refused == {"factors that do not fit together": 1}
+
+
+@pytest.mark.parametrize("size", [0.2, 1e9])
+def test_factors_that_no_members_have_are_refused(size: float):
+    inbox = FactorInbox(wire.REGION_FACTORS, WINDOW, T, ENERGY)
+    for raw in packed("r2", np.full((1, T), size)):  # three members' factors have an energy of three, at most
+        inbox.take(raw, "r2")
+    for raw in packed("r1", HELD["r1"].rows):
+        assert inbox.take(raw, "r1")
+    assert inbox.refused == {"impossible factors": 1}
+    assert inbox.blamed == {"r2": 1}
+    assert len(inbox.rows()) == 1
+    assert np.abs(inbox.rows()[0] - HELD["r1"].rows).max() < 1e-3
+
+
+def test_many_statements_at_once_are_the_same_as_one_by_one():
+    _, seed = begun()
+    good = [one for name in REGIONS for one in said(name, seed)]
+    raws = [wire.encode(one) for one in good]
+    assert wire.encode_all(good) == raws
+    odd = HELD["r1"].statements(BASIS, WINDOW, seed, 3)
+    assert wire.encode_all([*good, *odd]) == raws + [wire.encode(one) for one in odd]
+    unused = bytearray(raws[0])
+    at = len(raws[0]) - (5 * T + 7) // 8
+    unused[at:] = b"\xff" * (len(unused) - at)  # codes that are never used
+    idle = bytearray(raws[1])
+    idle[25:29] = bytes(4)  # codes without a step
+    offered = [*raws, raws[0][:-1], b"", bytes(unused), bytes(idle), *(wire.encode(one) for one in odd), b"x" * 2000]
+    for raw, found in zip(offered, wire.decode_all(offered), strict=True):
+        try:
+            one = wire.decode(raw)
+        except WireError:
+            assert found is None
+            continue
+        assert found is not None
+        assert wire.encode(found) == wire.encode(one) == raw
+    assert sum(one is None for one in wire.decode_all(offered)) == 5
+
+
+def test_who_sent_what_was_refused_is_known():
+    assembly, seed = begun()
+    good = wire.encode(said("r1", seed)[0])
+    assert assembly.statements("r2", [good, b"noise"]) == [False, False]
+    assert assembly.statements("nowhere", [good]) == [False]
+    assert assembly.statements("r1", [good, good]) == [True, False]
+    assert assembly.blamed == {"r2": 2, "nowhere": 1, "r1": 1}
 
 
 def test_a_basis_survives_its_packets():
     rows = wire.Rows(kind=wire.GLOBAL_BASIS, source="fleet", window=WINDOW, exponent=-BASIS_BITS, values=BASIS.q)
-    inbox = FactorInbox(wire.GLOBAL_BASIS, WINDOW, T, ["fleet"])
+    inbox = FactorInbox(wire.GLOBAL_BASIS, WINDOW, T, {"fleet": wire.MAX_FACTORS})
     for raw in wire.encode_rows(rows):
-        inbox.take(raw)
+        inbox.take(raw, "fleet")
     assert Basis(inbox.of("fleet").values).digest == BASIS.digest

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tocsin.aggregation.activity import Pace, Snapshot
+from tocsin.aggregation.activity import ActivityWindows, Pace, Snapshot
 from tocsin.aggregation.rounds import Rounds
 from tocsin.consensus.certificate import COMPROMISED
 from tocsin.errors import InputError
@@ -72,6 +72,14 @@ def test_an_explanation_names_the_group(watched):
     told = one.witness.explain(member)
     assert told.why.startswith("It moves with a group of ")
     assert "correlation 0." in told.why
+    assert one.screened is not None
+    proven = {bond.agent_id: bond.certified for bond in one.screened.findings.bonds if bond.certified}
+    for bond in one.screened.findings.bonds:
+        known = one.screened.maps[bond.series]
+        i, j = (known.agents.index(name) for name in (bond.agent_id, bond.partner))
+        assert bond.certified in (None, known.pair(i, j))
+    assert len(proven) >= 2
+    assert any(" certified) with" in one.witness.explain(agent).why for agent in proven)
     named = told.why.partition("members: ")[2].rstrip(".").split(", ")
     assert set(named) <= hidden.members - {member}
     assert len(named) >= 5
@@ -147,12 +155,33 @@ def test_rounds_in_the_background_say_what_rounds_at_once_say():
     assert screener.outcomes() == []
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_series_that_is_no_number_keeps_nobody_from_being_screened(broken: float):
+    flags = np.ones(50, np.bool_)
+    names = tuple(f"a{k}" for k in range(50))
+    regions = [f"r{k // 25}" for k in range(50)]
+    series = np.random.default_rng(1).normal(size=(3, 50, LENGTH)).astype(np.float32)
+    series[0, 7, 3] = broken
+    one = Snapshot(1, 1, np.arange(50), names, series, flags, ~flags)
+    outcome = Rounds(LENGTH, b"s").screen(one, regions, {"r0": "z", "r1": "z"})
+    assert outcome.refused == {"series that is no number": 1}
+    assert set(outcome.maps) == {"activity", "side effects", "measurements"}
+
+
+def test_measurements_that_overflow_say_nothing():
+    rows = [(f"a{k}", {"x": 1.0, "t": float(t)}) for t in range(80) for k in range(30)]
+    batch = batch_from_records(rows, offset=0, phases=[0] * len(rows))
+    batch.values[::30] = np.where(np.arange(80) % 2, 1.7e308, -1.7e308)[:, None]
+    (first, *_) = ActivityWindows(Pace(window_ns=10**9, length=64, every=64)).observe(batch)
+    assert np.isfinite(first.series).all()
+
+
 def test_a_round_that_fails_is_raised_where_it_is_asked_for():
     screener = Screener(Rounds(LENGTH, b"s"), background=True)
     flags = np.ones(50, np.bool_)
-    one = Snapshot(1, 1, np.arange(50), ("a",) * 50, np.zeros((3, 50, LENGTH), np.float32), flags, ~flags)
-    one.series[:] = np.nan
+    series = np.random.default_rng(1).normal(size=(3, 50, LENGTH)).astype(np.float32)
+    one = Snapshot(1, 1, np.arange(50), ("a",) * 50, series, flags, ~flags)
     screener.submit(one, ["r"] * 50, {"r": "z"})
     screener.join()
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="distinct agents"):
         screener.outcomes()

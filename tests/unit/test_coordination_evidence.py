@@ -81,6 +81,7 @@ def test_words_name_the_group_the_delay_and_the_correlation():
         "moves with a group of 3 in its activity, 2 windows behind its first, correlation 0.81 with b; nothing above "
         "them explains it and they did not before; members: b, c"
     )
+    assert "correlation 0.81 (0.77 ± 0.021 certified) with b" in described(bond(certified=(0.771, 0.0213)))
     assert "1 window behind" in described(bond(lag=1))
     assert "level with its first" in described(bond(lag=0))
     assert described(bond(size=30)).endswith("members: b, c and 27 more")

@@ -32,6 +32,7 @@ AHEAD = 16  # windows an agent may be ahead of the fleet
 GRACE = 2  # windows that late events have to arrive before a round is taken
 FEATURES = 8  # measurements followed, the first ones seen
 MEMORY = 64.0  # events over which an agent's usual measurements are averaged
+FARTHEST = 1e100  # a measurement beyond it says nothing
 SETTLED = 16.0  # events after which a wild value counts for no more than four standard deviations
 EDGE = 8  # an agent is there all the time if it is seen within the first and the last eighth of a round
 SHARE_OF_CLOCKS = 10  # one in so many active agents has to have reached a window
@@ -188,7 +189,7 @@ class ActivityWindows:
         """Count a batch; rows of one agent in its own order. Returns what is to be screened now, oldest first."""
         agent, t_ns, live = self._codes(batch.agents)[batch.agent], batch.t_ns, batch.phase == Phase.LIVE
         effective = (batch.effect == Effect.WRITE) | (batch.effect == Effect.EGRESS)
-        values = batch.values
+        values = np.where(np.abs(batch.values) <= FARTHEST, batch.values, np.nan)  # of larger ones means overflow
         if not bool((agent >= 0).all()):
             known = agent >= 0
             self.unfollowed += int((~known).sum())

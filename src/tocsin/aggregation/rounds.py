@@ -65,7 +65,8 @@ class Correlated:
     nested: F64  # (m, T) what regions hand out to verify
     removed: I64  # (m,) directions that were taken out of each
     sketches: U64  # (m, 8) as stated
-    refused: Counter[str] = field(default_factory=Counter[str])
+    refused: Counter[str] = field(default_factory=Counter[str])  # by reason
+    blamed: Counter[str] = field(default_factory=Counter[str])  # by region or zone
     bytes_sent: int = 0
     largest_packet: int = 0
 
@@ -102,7 +103,7 @@ def correlate(
     assembly = Assembly(window, length, {name: region.agents for name, region in held.items()})
     for name, region in held.items():
         assembly.commit(name, commitment(secret, name, window, region.z))
-    of_zone, basis, refused = _factors(held, zones, window, length, out)
+    of_zone, basis, refused, blamed = _factors(held, zones, window, length, out)
     seed = assembly.announce(secret, basis)
     nested, sketches = np.zeros(series.shape), np.zeros((len(names), wire.WORDS), np.uint64)
     removed = np.zeros(len(names), np.int64)
@@ -112,45 +113,51 @@ def correlate(
         of_region = sketch_rows(rows, b"sketch")
         of_region[~rows.any(axis=1)] = 0
         sketches[places[name]] = of_region
-        for one in region.statements(basis, window, seed, BITS, of_region):
-            assembly.statement(name, out.send([wire.encode(one)])[0])
+        assembly.statements(name, out.send(wire.encode_all(region.statements(basis, window, seed, BITS, of_region))))
     known = assembly.map({name: region.exact for name, region in held.items()})
-    return Correlated(known, nested, removed, sketches, refused + assembly.refused, out.sent, out.largest)
+    refused += assembly.refused
+    return Correlated(known, nested, removed, sketches, refused, blamed + assembly.blamed, out.sent, out.largest)
 
 
 def _factors(
     held: Mapping[str, Region], zones: Mapping[str, str], window: int, length: int, out: _Wire
-) -> tuple[dict[str, F64], Basis, Counter[str]]:
-    """Factors up, basis down: (each zone's own basis, the fleet's, what was refused)."""
+) -> tuple[dict[str, F64], Basis, Counter[str], Counter[str]]:
+    """Factors up, basis down: (each zone's own basis, the fleet's, what was refused by reason, and by sender)."""
     below: dict[str, list[str]] = {}
     for name in held:
         below.setdefault(zones[name], []).append(name)
-    refused: Counter[str] = Counter()
-    fleet = FactorInbox(wire.ZONE_FACTORS, window, length, below)
+    members = {name: float(len(region.agents)) for name, region in held.items()}
+    of_zone = {zone: sum(members[name] for name in children) for zone, children in below.items()}
+    fleet = FactorInbox(wire.ZONE_FACTORS, window, length, of_zone)
+    inboxes = [fleet]
     up: dict[str, F64] = {}
     for zone, children in below.items():
-        inbox = FactorInbox(wire.REGION_FACTORS, window, length, children)
+        inbox = FactorInbox(wire.REGION_FACTORS, window, length, {name: members[name] for name in children})
+        inboxes.append(inbox)
         for name in children:
             for raw in out.send(_packed(wire.REGION_FACTORS, name, window, held[name].rows)):
-                inbox.take(raw)
+                inbox.take(raw, name)
         up[zone] = zone_rows(inbox.rows())
         for raw in out.send(_packed(wire.ZONE_FACTORS, zone, window, up[zone])):
-            fleet.take(raw)
-        refused += inbox.refused
+            fleet.take(raw, zone)
     basis = global_basis(fleet.rows())
     packets = wire.encode_rows(
         wire.Rows(kind=wire.GLOBAL_BASIS, source="fleet", window=window, exponent=-BASIS_BITS, values=basis.q)
     )
-    down = FactorInbox(wire.GLOBAL_BASIS, window, length, ["fleet"])
+    inboxes.append(down := FactorInbox(wire.GLOBAL_BASIS, window, length, {"fleet": wire.MAX_FACTORS}))
     for raw in out.send(packets, len(held)):
-        down.take(raw)
+        down.take(raw, "fleet")
     own: dict[str, F64] = {}
     for zone, children in below.items():
-        inbox = FactorInbox(wire.ZONE_BASIS, window, length, [zone])
+        inbox = FactorInbox(wire.ZONE_BASIS, window, length, {zone: wire.MAX_FACTORS})
         for raw in out.send(_packed(wire.ZONE_BASIS, zone, window, zone_basis(up[zone], basis)), len(children)):
-            inbox.take(raw)
+            inbox.take(raw, zone)
         own[zone] = inbox.rows()[0]
-    return own, basis, refused + fleet.refused + down.refused
+    refused, blamed = Counter[str](), Counter[str]()
+    for inbox in inboxes:
+        refused += inbox.refused
+        blamed += inbox.blamed
+    return own, basis, refused, blamed
 
 
 def _packed(kind: int, source: str, window: int, rows: F64) -> list[bytes]:
@@ -164,7 +171,8 @@ class Outcome:
     findings: Findings
     names: tuple[str, ...]
     maps: dict[str, CorrelationMap] = field(default_factory=dict[str, CorrelationMap])
-    refused: Counter[str] = field(default_factory=Counter[str])
+    refused: Counter[str] = field(default_factory=Counter[str])  # by reason
+    blamed: Counter[str] = field(default_factory=Counter[str])  # by region or zone
     bytes_sent: int = 0
     excused: int = 0  # pairs that always moved together
 
@@ -184,17 +192,24 @@ class Rounds:
             return outcome
         bonds: dict[int, list[tuple[float, Bond]]] = {}
         for kind, name in enumerate(SERIES):
-            fresh = innovations(snapshot.series[kind].astype(np.float64))
+            series = snapshot.series[kind].astype(np.float64)
+            broken = ~np.isfinite(series).all(axis=1)
+            if broken.any():  # it says nothing, and must not keep others from being screened
+                outcome.refused["series that is no number"] += int(broken.sum())
+                series[broken] = 0.0
+            fresh = innovations(series)
             if not fresh.any():
                 continue
             window = snapshot.number * len(SERIES) + kind
             found = correlate(fresh, snapshot.names, regions, zones, window, self._secret)
             outcome.maps[name] = found.map
             outcome.refused += found.refused
+            outcome.blamed += found.blamed
             outcome.bytes_sent += found.bytes_sent
             pairs = self._news(snapshot, regions, found, self._habits[kind], outcome)
             members = coordinated(pairs, len(snapshot.names), self.screening)
-            for one, bond in zip(members, self._bonds(members, pairs, snapshot, name), strict=True):
+            certified = _certified(members, pairs, snapshot.names, found.map)
+            for one, bond in zip(members, self._bonds(members, pairs, snapshot, name, certified), strict=True):
                 bonds.setdefault(one.member, []).append((one.log_e, bond))
         merged = tuple(_merged(several) for _, several in sorted(bonds.items()))
         outcome.findings = Findings(number=snapshot.number, agents=len(snapshot.names), bonds=merged)
@@ -224,7 +239,12 @@ class Rounds:
         return news
 
     def _bonds(
-        self, members: Sequence[Coordinated], pairs: Sequence[Pair], snapshot: Snapshot, series: str
+        self,
+        members: Sequence[Coordinated],
+        pairs: Sequence[Pair],
+        snapshot: Snapshot,
+        series: str,
+        certified: Mapping[int, tuple[float, float]],
     ) -> list[Bond]:
         groups: dict[int, list[Coordinated]] = {}
         for one in members:
@@ -242,12 +262,33 @@ class Rounds:
                     series=series,
                     partner=snapshot.names[one.partner],
                     rho=one.rho,
+                    certified=certified.get(one.member),
                     lag=one.lag,
                     members=tuple(snapshot.names[m.member] for m in group[:NAMED]),
                     size=len(group),
                 )
             )
         return told
+
+
+def _certified(
+    members: Sequence[Coordinated], pairs: Sequence[Pair], names: Sequence[str], known: CorrelationMap
+) -> dict[int, tuple[float, float]]:
+    """Member -> (correlation of its whole series with its partner's, the bound it provably keeps).
+
+    For partners that move at the same time: statements are of one window, and certify nothing about delays.
+    """
+    level = {frozenset((pair.left, pair.right)) for pair in pairs if pair.lag == 0}
+    together = [one for one in members if frozenset((one.member, one.partner)) in level]
+    if not together:
+        return {}
+    at = {agent: k for k, agent in enumerate(known.agents)}
+    found: dict[int, tuple[float, float]] = {}
+    for one in together:
+        i, j = at.get(stated_name(names[one.member])), at.get(stated_name(names[one.partner]))
+        if i is not None and j is not None:
+            found[one.member] = known.pair(i, j)
+    return found
 
 
 def _merged(several: list[tuple[float, Bond]]) -> Bond:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tocsin.ingest.ragged import MAX_ARGUMENTS, MAX_LENGTH, OTHER, TYPE_CODES, text_hash
 from tocsin.model.events import ARG_TYPES, Effect, EventBatch, Kind
+from tocsin.wire.records import MAX_MEASUREMENT
 
 CORE: Final = ("duration_ms", "input_tokens", "output_tokens", "error", "n_args", "msg_len", "out_len")
 MAX_METRICS: Final = 64  # further names of `tocsin.metric.*` in one batch are dropped and counted
@@ -161,20 +162,26 @@ def bounded(text: str) -> str:
 
 
 def number(value: Any) -> float:
-    """A finite number from an attribute (text of a number counts), else NaN."""
+    """A finite number from an attribute (text of a number counts), else NaN; clipped where powers would overflow."""
     if isinstance(value, int | float):
         try:
             measured = float(value)
         except OverflowError:
             return _NAN
-        return measured if math.isfinite(measured) else _NAN
+        return _clipped(measured)
     if isinstance(value, str) and len(value) <= 32:
         try:
             parsed = float(value)
         except ValueError:
             return _NAN
-        return parsed if math.isfinite(parsed) else _NAN
+        return _clipped(parsed)
     return _NAN
+
+
+def _clipped(measured: float) -> float:
+    if -MAX_MEASUREMENT <= measured <= MAX_MEASUREMENT:
+        return measured
+    return math.copysign(MAX_MEASUREMENT, measured) if math.isfinite(measured) else _NAN
 
 
 def why_no_number(value: Any) -> str:

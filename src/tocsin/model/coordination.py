@@ -14,6 +14,7 @@ class Bond(msgspec.Struct, frozen=True, kw_only=True):
     series: str
     partner: str  # with whom it is most certain
     rho: float  # correlation with the partner of what nothing above them explains
+    certified: tuple[float, float] | None = None  # correlation with the partner of all they do, and its proven bound
     lag: int  # windows behind the first of the group
     members: tuple[str, ...]  # of the group, in order of delay, itself included; the first few
     size: int  # of the group

@@ -101,8 +101,9 @@ def described(bond: Bond) -> str:
     others = [_short(name) for name in bond.members if name != bond.agent_id]
     unnamed = bond.size - 1 - len(others)
     behind = f"{bond.lag} window{'s'[: bond.lag - 1]} behind its first" if bond.lag else "level with its first"
+    proven = f" ({bond.certified[0]:.2f} ± {bond.certified[1]:.2g} certified)" if bond.certified else ""
     text = (
-        f"moves with a group of {bond.size} in its {bond.series}, {behind}, correlation {bond.rho:.2f} with "
+        f"moves with a group of {bond.size} in its {bond.series}, {behind}, correlation {bond.rho:.2f}{proven} with "
         f"{_short(bond.partner)}; nothing above them explains it and they did not before; members: {', '.join(others)}"
     )
     if unnamed > 0:

@@ -6,6 +6,7 @@ entries (already durable) ──> Hierarchy (summaries climb) ──> Cluster (m
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ from tocsin.wire.evidence import attested_items, open_batch
 OnVerdict = Callable[[Verdict], None]
 
 
+BLAMED_SHOWN = 10
 RETIRED = "(retired)"  # region and zone of agents that left while a round still looks back on them
 
 
@@ -76,6 +78,7 @@ class Engine:
         self._screener = Screener(Rounds(self.activity.pace.length, secret), background=background)
         self.screened: Outcome | None = None  # the latest round
         self.pairs_excused = 0
+        self.blamed = Counter[str]()  # region or zone -> what it sent to rounds of screening and was refused
         self.prior_log_odds_q32 = log_odds_of_ppm(roster.prior_ppm)
         self._posteriors: list[FleetPosterior] = []
         self._on_verdict = on_verdict
@@ -144,6 +147,7 @@ class Engine:
         for outcome in self._screener.outcomes():
             self.screened = outcome
             self.pairs_excused += outcome.excused
+            self.blamed += outcome.blamed
             for reason, count in outcome.refused.items():
                 self.refused[reason] = self.refused.get(reason, 0) + count
             self.cluster.feed([Screened(outcome.findings)])
@@ -241,6 +245,7 @@ class Engine:
                 "agents_screened": self.screened.findings.agents if self.screened else 0,
                 "agents_in_groups": len(self.screened.findings.bonds) if self.screened else 0,
                 "pairs_excused": self.pairs_excused,
+                "refused_of": dict(self.blamed.most_common(BLAMED_SHOWN)),
                 "late_events": self.activity.late,
                 "early_events": self.activity.ahead,
             },

@@ -12,8 +12,10 @@ Decoders let only `WireError` escape.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +30,7 @@ I8 = NDArray[np.int8]
 I16 = NDArray[np.int16]
 U64 = NDArray[np.uint64]
 F64 = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 VERSION = 1
 PACKET_BYTES = 1000
@@ -37,6 +40,7 @@ VALUES_PER_PART = 420  # 420 * 2 + header 18 + name 129 bytes fit a packet
 MAX_EXPONENT = 32
 REGION_FACTORS, ZONE_FACTORS, GLOBAL_BASIS, ZONE_BASIS = 0, 1, 2, 3
 
+_NO_CODES: I8 = np.zeros(0, np.int8)
 _STATEMENT = struct.Struct("<2sBBQ8sHBBIB")
 _ROWS = struct.Struct("<2sBBQHBbBB")
 
@@ -102,31 +106,45 @@ def _decode_name(raw: bytes, start: int, size: int) -> str:
         raise WireError("correlation packet has a name that is not UTF-8") from None
 
 
-def _pack(codes: I8, bits: int) -> bytes:
+def _pack(codes: I8, bits: int) -> list[bytes]:
+    """Each row of `codes` (n, T)."""
+    n, length = codes.shape
     unsigned = (codes.astype(np.int16) + largest_code(bits)).astype(np.uint8)
-    return np.packbits(np.unpackbits(unsigned[:, None], axis=1)[:, 8 - bits :]).tobytes()
+    wide = np.unpackbits(unsigned.reshape(n, length, 1), axis=2)[:, :, 8 - bits :]
+    return [row.tobytes() for row in np.packbits(wide.reshape(n, length * bits), axis=1)]
 
 
-def _unpack(raw: bytes, bits: int, length: int) -> I8:
-    flat = np.unpackbits(np.frombuffer(raw, np.uint8))
-    if flat[bits * length :].any():
-        raise WireError("statement has padding that is not zero")
-    wide = np.zeros((length, 8), np.uint8)
-    wide[:, 8 - bits :] = flat[: bits * length].reshape(length, bits)
-    unsigned = np.packbits(wide, axis=1)[:, 0].astype(np.int16)
-    if int(unsigned.max()) > 2 * largest_code(bits):
-        raise WireError("statement has a code that is never used")
-    return (unsigned - largest_code(bits)).astype(np.int8)
+def _unpack(packed: Sequence[bytes], bits: int, length: int) -> tuple[I8, Flags]:
+    """Codes (n, T), and (n,) which rows are as `_pack` writes them: padding is zero, no code that is never used."""
+    n = len(packed)
+    flat = np.unpackbits(np.frombuffer(b"".join(packed), np.uint8).reshape(n, -1), axis=1)
+    wide = np.zeros((n, length, 8), np.uint8)
+    wide[:, :, 8 - bits :] = flat[:, : bits * length].reshape(n, length, bits)
+    unsigned = np.packbits(wide, axis=2)[:, :, 0].astype(np.int16)
+    fit = ~flat[:, bits * length :].any(axis=1) & (unsigned.max(axis=1) <= 2 * largest_code(bits))
+    return (unsigned - largest_code(bits)).astype(np.int8), fit
 
 
 def encode(statement: Statement) -> bytes:
     """Raises `InputError` for what does not fit a packet."""
-    s, name = statement, _name(statement.agent)
+    return _framed(statement, _pack(statement.codes[None], statement.bits)[0])
+
+
+def encode_all(statements: Sequence[Statement]) -> list[bytes]:
+    """As `encode` each; statements of one length and number of bits, as those of a region are, are packed at once."""
+    if len({(one.bits, one.codes.shape) for one in statements}) != 1:
+        return [encode(one) for one in statements]
+    packed = _pack(np.stack([one.codes for one in statements]), statements[0].bits)
+    return [_framed(one, codes) for one, codes in zip(statements, packed, strict=True)]
+
+
+def _framed(s: Statement, codes: bytes) -> bytes:
+    name = _name(s.agent)
     head = _STATEMENT.pack(
         b"CS", VERSION, s.bits, s.window, s.basis, s.codes.shape[0], s.loadings.shape[0], s.sketch.shape[0], s.step,
         len(name),
     )  # fmt: skip
-    body = s.loadings.astype("<i2").tobytes() + _pack(s.codes, s.bits) + s.sketch.astype("<u8").tobytes()
+    body = s.loadings.astype("<i2").tobytes() + codes + s.sketch.astype("<u8").tobytes()
     raw = head + name + body
     if len(raw) > PACKET_BYTES:
         raise InputError(f"a statement of {len(raw)} bytes exceeds {PACKET_BYTES}", remedy="state fewer bits a sample")
@@ -135,6 +153,45 @@ def encode(statement: Statement) -> bytes:
 
 def decode(raw: bytes) -> Statement:
     """Raises `WireError` (`TooLarge`) for anything `encode` would not have produced."""
+    found = _unframed(raw)
+    codes, fit = _unpack([found.packed], found.statement.bits, found.length)
+    if not fit[0]:
+        raise WireError("statement has codes or padding that are never used")
+    return found.with_codes(codes[0])
+
+
+def decode_all(raws: Sequence[bytes]) -> list[Statement | None]:
+    """As `decode` each, None where that would raise; those of one length and number of bits are unpacked at once."""
+    out: list[Statement | None] = [None] * len(raws)
+    alike: dict[tuple[int, int], list[tuple[int, _Unframed]]] = {}
+    for k, raw in enumerate(raws):
+        try:
+            found = _unframed(raw)
+        except WireError:
+            continue
+        alike.setdefault((found.statement.bits, found.length), []).append((k, found))
+    for (bits, length), members in alike.items():
+        codes, fit = _unpack([found.packed for _, found in members], bits, length)
+        for (k, found), row, good in zip(members, codes, fit.tolist(), strict=True):
+            with contextlib.suppress(WireError):
+                out[k] = found.with_codes(row) if good else None
+    return out
+
+
+class _Unframed(NamedTuple):
+    """A statement whose codes are still packed."""
+
+    statement: Statement
+    packed: bytes
+    length: int
+
+    def with_codes(self, codes: I8) -> Statement:
+        if self.statement.step == 0 and codes.any():
+            raise WireError("statement has codes without a step")
+        return msgspec.structs.replace(self.statement, codes=codes)
+
+
+def _unframed(raw: bytes) -> _Unframed:
     if len(raw) > PACKET_BYTES:
         raise TooLarge(f"statement of {len(raw)} bytes exceeds {PACKET_BYTES}")
     fields = _STATEMENT.unpack(_take(raw, 0, _STATEMENT.size, "header"))
@@ -150,17 +207,15 @@ def decode(raw: bytes) -> Statement:
     at += size
     loadings = np.frombuffer(_take(raw, at, 2 * factors, "loadings"), "<i2").astype(np.int16)
     at += 2 * factors
-    packed = (bits * length + 7) // 8
-    codes = _unpack(_take(raw, at, packed, "codes"), bits, length)
-    at += packed
+    packed = _take(raw, at, (bits * length + 7) // 8, "codes")
+    at += len(packed)
     sketch = np.frombuffer(_take(raw, at, 8 * words, "sketch"), "<u8").astype(np.uint64)
     if at + 8 * words != len(raw):
         raise WireError("statement has bytes after its end")
-    if step == 0 and codes.any():
-        raise WireError("statement has codes without a step")
-    return Statement(
-        agent=agent, window=window, basis=basis, bits=bits, step=step, loadings=loadings, codes=codes, sketch=sketch
+    statement = Statement(
+        agent=agent, window=window, basis=basis, bits=bits, step=step, loadings=loadings, codes=_NO_CODES, sketch=sketch
     )
+    return _Unframed(statement, packed, length)
 
 
 def rounded_rows(kind: int, source: str, window: int, rows: F64) -> Rows:
