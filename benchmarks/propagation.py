@@ -12,6 +12,8 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import selectors
+import socket
 import time
 from multiprocessing.connection import Connection
 
@@ -34,6 +36,7 @@ from tocsin.wire import update as wire
 LEAVES = 1_000
 EVENTS = 64  # of a leaf, each time it says something
 FEATURES = 8
+FRAME_BYTES = 1_316  # of a whole sum, to one leaf
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 
@@ -117,7 +120,7 @@ class Machines:
         """Listen and link up; the ports."""
         plan = self._plan
         # What is written leaves at once, so that the other process works while this one goes on writing.
-        options = LinkOptions(heartbeat_seconds=60, handshake_seconds=60, pending=len(self._nodes))
+        options = LinkOptions(heartbeat_seconds=60, handshake_seconds=60, pending=len(self._nodes), unsent_bytes=0)
         for me in self._numbers:
             host = TreeHost(
                 me, plan.places, plan.leaves, time.monotonic_ns, to_leaf=self._to_leaf, patience_seconds=600
@@ -287,9 +290,52 @@ def sockets(bench: Bench, links: str, leaf_ms: float, node_ms: float, bound: str
     bench.record_all(f"{name}: core time of both processes", core, unit="ms")
 
 
+def write_all(pipe: Connection, connections: int) -> None:
+    """The process that writes: once to each connection, whenever it is asked."""
+    on_core(0)
+    with socket.create_server(("127.0.0.1", 0), backlog=connections) as server:
+        pipe.send(server.getsockname()[1])
+        accepted = [server.accept()[0] for _ in range(connections)]
+    while pipe.recv():
+        for one in accepted:
+            one.sendall(bytes(FRAME_BYTES))
+    for one in accepted:
+        one.close()
+
+
+def bare_writes(bench: Bench) -> None:
+    """What two cores need for a frame to each leaf if nothing is done but to write and to read it."""
+    leaves = 200 if bench.quick else LEAVES
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    writer = context.Process(target=write_all, args=(theirs, leaves))
+    writer.start()
+    port = ours.recv()
+    ends = [socket.create_connection(("127.0.0.1", port)) for _ in range(leaves)]
+    wall, cores = list[float](), os.sched_getaffinity(0)
+    on_core(1)
+    with selectors.DefaultSelector() as selector:
+        for one in ends:
+            selector.register(one, selectors.EVENT_READ, one)
+        for _ in range(5 if bench.quick else 15):
+            time.sleep(0.1)  # as quiet as between the updates above
+            start, missing = time.perf_counter(), leaves * FRAME_BYTES
+            ours.send(True)
+            while missing:
+                missing -= sum(len(key.data.recv(1 << 16)) for key, _ in selector.select())
+            wall.append(1e3 * (time.perf_counter() - start))
+    os.sched_setaffinity(0, cores)
+    ours.send(False)
+    writer.join()
+    for one in ends:
+        one.close()
+    bench.record_all(f"{leaves} frames to as many connections, only written and read", wall, unit="ms")
+
+
 def measure(bench: Bench) -> None:
     bench.count(leaves=200 if bench.quick else LEAVES, features=FEATURES)
     in_process(bench)
+    bare_writes(bench)
     sockets(bench, "no delay", 0.0, 0.0, "< 100")
     beside = "20 ms one way between nodes, leaves beside their region's node"
     sockets(bench, f"{beside}, ten of them on a machine", 0.0, 20.0, "< 100", together=10)

@@ -164,6 +164,8 @@ def zones_word(source: str = "z") -> bytes:
         ("no such node here", frame_of(UP, "r1 l1", b"TU")),
         ("no such node here", frame_of(RESEND, "nobody", b"")),
         ("no such node here", frame_of(DOWN, "nobody", b"TG")),
+        ("no such node here", frame_of(DOWN, "g", wire.encode_grid(1, GRID))),  # nobody is above the root
+        ("no such node here", frame_of(RESEND, "g", b"")),
         ("not from where the child runs", frame_of(UP, "g z", zones_word())),
         ("not from where the child runs", frame_of(UP, "g z", wire.encode_grid(1, GRID))),
         ("not from where the child runs", frame_of(UP, "g nobody", wire.encode_grid(1, GRID))),

@@ -137,7 +137,7 @@ class TreeHost:
         """A frame from another machine, see `_frame`."""
         try:
             kind, names, bodies = _open(frame)
-            if kind not in (UP, DOWN, RESEND) or (kind == UP and len(names) != 2):
+            if kind > RESEND or (kind == UP and len(names) != 2):
                 raise WireError("a frame of no known kind")
         except (IndexError, UnicodeDecodeError, WireError):
             self.refused["malformed"] += 1
@@ -146,14 +146,16 @@ class TreeHost:
             target, child = names
             self._take_up(peer, target, child, bodies)
             return
-        events: list[Input] = [FromAbove(body) if kind == DOWN else ResendAsked() for body in bodies]
+        events: list[Input] = list(map(FromAbove, bodies)) if kind == DOWN else [ResendAsked()] * len(bodies)
         for target in names:
-            parent = self._parent_of.get(target, "")
-            if parent and self._runs[parent] != peer:
+            parent = self._parent_of.get(target)
+            if parent is None:
+                self.refused["no such node here"] += 1
+            elif self._runs[parent] != peer:
                 self.refused["not from where the parent runs"] += 1
             elif target in self.nodes:
                 self._step(target, events)
-            elif self._leaves.get(target) == self.me and self._to_leaf is not None:
+            elif target not in self._plan and self._to_leaf is not None:
                 for event in events:
                     self._to_leaf(target, event)
             else:
@@ -300,15 +302,16 @@ def _packed(bodies: Iterable[bytes]) -> bytes:
 
 
 def _open(frame: bytes) -> tuple[int, list[str], list[bytes]]:
-    kind, at = frame[0], 2
-    names, bodies = list[str](), list[bytes]()
-    for _ in range(frame[1]):
+    kind, count, at, end = frame[0], frame[1], 2, len(frame)
+    names: list[str] = []
+    bodies: list[bytes] = []
+    for _ in range(count):
         start, at = at + 1, at + 1 + frame[at]
         names.append(frame[start:at].decode())
-    while at < len(frame):
-        size = int.from_bytes(frame[at : at + 2])
-        bodies.append(frame[at + 2 : at + 2 + size])
-        at += 2 + size
-    if at != len(frame):
+    while at < end:
+        start = at + 2
+        at = start + (frame[at] << 8 | frame[at + 1])
+        bodies.append(frame[start:at])
+    if at != end:
         raise WireError("a frame that ends in the middle of a packet")
     return kind, names, bodies
