@@ -72,14 +72,14 @@ TestTree.settings = settings(max_examples=60, stateful_step_count=20, deadline=N
 def test_no_operation_costs_more_than_the_depth_allows() -> None:
     """Zones of as many regions as they may have, since those cost most when they split or merge."""
     pick, tree = random.Random(3), Tree()
-    for k in range(4000):
+    for k in range(12_000):
         tree.join(str(k), f"g{k % 3}")
     for region in tree.at_level(1):
         while region.id in tree.nodes and region.agents > REGION_MIN:
             tree.leave(next(iter(region.children)))
     most = 0
     for _ in range(6000):
-        before, agent_id = tree.operations, str(pick.randrange(4000))
+        before, agent_id = tree.operations, str(pick.randrange(12_000))
         if agent_id in tree:
             tree.leave(agent_id)
         else:
