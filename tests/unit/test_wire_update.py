@@ -86,6 +86,56 @@ def test_bookkeeping_of_complete_data_costs_next_to_nothing() -> None:
     assert complete < with_missing - 60
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("n", [1, 40, 500, 2048])
+def test_sixteen_features_take_two_packets_up_to_2048_samples(n: int, seed: int) -> None:
+    actions = {f"tool_{k}": n for k in range(8)}
+    packets = wire.encode(update(d=16, actions=actions, counts=summary_of(16, n, seed)))
+    assert len(packets) <= 2
+    (_,) = wire.encode(update(d=8, actions=actions, counts=summary_of(8, n, seed)))
+
+
+def test_what_takes_more_is_told() -> None:
+    sizes = [len(wire.encode(update(d=16, counts=summary_of(16, 500, 1) * times))) for times in (1, 20, 10_000)]
+    assert sizes == [2, 3, 4]  # the same shape of more samples
+    moments = MomentLayout(16).size
+    assert moments * 62 > 2 * 8 * wire.PACKET_BYTES  # no code puts every update into two
+
+
+def worst(value: int, names: int) -> wire.Update:
+    """Numbers and names as large as there are; those that are predicted from others are as far off as can be."""
+    counts = np.full(MomentLayout(16).size + 16 * BINS, value)
+    counts[1::2] *= -1
+    return update(
+        d=16, counts=counts, actions={f"{k:03}".ljust(128, "x"): value for k in range(names)}, source="s" * 128
+    )
+
+
+@pytest.mark.parametrize("value", [1, (1 << 31) - 1, (1 << 60) - 1])
+@pytest.mark.parametrize("names", [0, 257])
+def test_the_largest_update_there_is_can_be_sent(value: int, names: int) -> None:
+    packets = wire.encode(worst(value, names))
+    assert len(packets) <= 82
+    assert max(map(len, packets)) <= wire.PACKET_BYTES
+    assert same(wire.join([wire.decode(p) for p in packets]), worst(value, names))
+
+
+TOOLS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=32)
+
+
+@given(
+    values=st.lists(st.integers(-(1 << 60) + 1, (1 << 60) - 1), min_size=1, max_size=200),
+    actions=st.dictionaries(TOOLS, st.integers(0, 1 << 60), max_size=257),
+)
+def test_no_update_takes_more_parts_than_the_largest(values: list[int], actions: dict[str, int]) -> None:
+    counts = np.resize(np.array(values, np.int64), MomentLayout(16).size + 16 * BINS)
+    packets = wire.encode(update(d=16, counts=counts, actions=actions, source="s" * 128))
+    assert len(packets) <= 82
+    assert same(
+        wire.join([wire.decode(p) for p in packets]), update(d=16, counts=counts, actions=actions, source="s" * 128)
+    )
+
+
 def parts_of(whole: wire.Update) -> list[wire.Packet]:
     return [wire.decode(p) for p in wire.encode(whole)]
 
