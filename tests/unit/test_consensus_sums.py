@@ -223,7 +223,7 @@ def test_garbage_shares_are_found_and_the_rest_decide(n: int, garbling: set[int]
         outcome = one.agree([k])
         assert outcome.views == 1
         assert not set(last_decision(one).certificate.monitors) & garbling
-    found = [one.replicas[k]._garbling for k in range(2)]
+    found = [one.replicas[k]._doubted for k in range(2)]
     assert all(some <= garbling for some in found)
     assert any(found)
 

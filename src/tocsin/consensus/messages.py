@@ -20,6 +20,7 @@ MonitorIndex = Annotated[int, msgspec.Meta(ge=0, lt=limits.MAX_MONITORS)]
 Counter = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_COUNTER)]
 CounterOrNone = Annotated[int, msgspec.Meta(ge=-1, le=limits.MAX_COUNTER)]  # -1 = none
 PhaseName = Literal["P", "C"]
+MAX_SIFTED = 31  # shares that one helper is asked about
 MAX_TIMEOUT_SUMS = 64  # different highest views in one timeout certificate
 
 
@@ -180,6 +181,26 @@ class Fork(msgspec.Struct, frozen=True, array_like=True, tag="FORK"):
     signature_b: Signature
 
 
+class Sift(msgspec.Struct, frozen=True, array_like=True, tag="SIFT"):
+    """A leader asks which of these shares are votes for its proposal (tally.py)."""
+
+    epoch: Counter
+    view: Counter
+    phase: PhaseName
+    cut_root: Hash
+    posterior_root: Hash
+    shares: Annotated[tuple[tuple[MonitorIndex, Share], ...], msgspec.Meta(max_length=MAX_SIFTED)]
+
+
+class Sifted(msgspec.Struct, frozen=True, array_like=True, tag="SIFTED"):
+    """A helper's claim that the shares of `good` hold."""
+
+    epoch: Counter
+    view: Counter
+    phase: PhaseName
+    good: Bitmap
+
+
 class Lean(msgspec.Struct, frozen=True, array_like=True, tag="LEAN"):
     """A message of `epoch` whose cuts are empty, and what they add to the cut decided before it (lean.py)."""
 
@@ -188,5 +209,19 @@ class Lean(msgspec.Struct, frozen=True, array_like=True, tag="LEAN"):
     body: bytes
 
 
-AnyMessage = EvidenceMessage | Propose | Vote | Prepared | Decide | Timeout | Sync | Certificates | Pull | Fork | Lean
+AnyMessage = (
+    EvidenceMessage
+    | Propose
+    | Vote
+    | Prepared
+    | Decide
+    | Timeout
+    | Sync
+    | Certificates
+    | Pull
+    | Fork
+    | Lean
+    | Sift
+    | Sifted
+)
 ENVELOPE: Envelope[AnyMessage] = Envelope(AnyMessage)

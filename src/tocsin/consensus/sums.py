@@ -38,6 +38,13 @@ def spoilers(roster: Roster, shares: Mapping[int, bytes], domain: bytes, message
     return {monitors[at] for at in bls.bad_shares(signers, domain_hash(domain, message))}
 
 
+def shares_hold(roster: Roster, shares: Mapping[int, bytes], domain: bytes, message: bytes) -> bool:
+    """Whether the sum of all `shares` holds."""
+    total = bls.add_up(shares.values())
+    keys = [roster.bls_keys[i] for i in sorted(shares)]
+    return total is not None and bls.holds(keys, domain_hash(domain, message), total)
+
+
 def sum_of(roster: Roster, shares: Mapping[int, bytes]) -> Sum:
     """The sum of checked shares, of one monitor at least."""
     total = bls.add_up(shares.values())

@@ -18,12 +18,15 @@ from tocsin.consensus.messages import (
     PhaseName,
     Prepared,
     Propose,
+    Sift,
+    Sifted,
     Timeout,
     TimeoutCertificate,
     Vote,
 )
 from tocsin.consensus.quorum import leader_of, sign_vote, vote_holds
-from tocsin.consensus.sums import spoilers
+from tocsin.consensus.sums import bitmap_of, members, spoilers
+from tocsin.consensus.tally import Question, Tally
 from tocsin.errors import InternalError
 from tocsin.model.posterior import Preview
 from tocsin.model.verdict import Roster, Statement
@@ -36,7 +39,7 @@ class Voter(Learner):
     """What a monitor binds itself to within an epoch: proposals and votes, each once a view."""
 
     def __init__(self, roster: Roster, me: int, signer: Signer, fold: Fold, config: ConsensusConfig) -> None:
-        self._garbling: set[int] = set()  # whose shares did not hold
+        self._doubted: frozenset[int] = frozenset()  # whose shares did not add up
         super().__init__(roster, me, signer, fold, config)
 
     @property
@@ -50,7 +53,8 @@ class Voter(Learner):
         self._proposed: Propose | None = None  # our own, in the current view
         self._proposed_root = b""  # of its cut: looked at with every vote
         self._votes: dict[PhaseName, dict[int, bytes]] = {"P": {}, "C": {}}  # for our own proposal
-        self._shares: dict[PhaseName, dict[int, bytes]] = {"P": {}, "C": {}}  # votes that add up, not yet checked
+        self._tallies: dict[PhaseName, Tally] = {}  # the same, where votes add up
+        self._helped: set[tuple[int, PhaseName]] = set()  # views in which we looked at shares for the leader
         self._timeouts: dict[int, Timeout] = {}  # latest of each monitor
         self._entered: TimeoutCertificate | None = None  # what opened the current view
         self._examined: Propose | None = None  # valid in form; waiting for the evidence under it
@@ -67,8 +71,8 @@ class Voter(Learner):
         self._entered = entered
         self._proposed = self._examined = None
         self._votes = {"P": {}, "C": {}}
-        self._shares = {"P": {}, "C": {}}
-        self._garbling.clear()
+        self._tallies = {}
+        self._doubted = frozenset()  # an honest monitor may be among them
         self._disarm()
         self._out.emit("view", (self._epoch, view))
 
@@ -210,37 +214,74 @@ class Voter(Learner):
         statement = self._statement(m.view, m.phase, root, m.posterior_root)
         if self._roster.adds_up:
             self._count_share(source, m, statement)
-        elif vote_holds(self._roster, source, statement, m.signature):
+            return
+        if vote_holds(self._roster, source, statement, m.signature):
             votes[source] = m.signature
         else:
             self._out.refuse("forged vote")
-        if len(votes) < self._roster.quorum:
+        self._certify(m.phase)
+
+    def _certify(self, phase: PhaseName) -> None:
+        """Make the certificate of our proposal, if its votes suffice."""
+        mine, votes = self._proposed, self._votes[phase]
+        if mine is None or len(votes) < self._roster.quorum:
             return
-        certified = Certified(self._ballot(m.view, m.phase, root, m.posterior_root, votes), mine.cut)
-        if m.phase == "P":
+        ballot = self._ballot(mine.view, phase, self._proposed_root, mine.posterior_root, votes)
+        certified = Certified(ballot, mine.cut)
+        if phase == "P":
             self._out.broadcast(Prepared(certified))
             self._on_prepared(certified)
         else:
             self._out.broadcast(Decide(certified))
             self._on_decided(certified)
 
+    # --- votes that add up
+
     def _count_share(self, source: int, m: Vote, statement: Statement) -> None:
-        """Keep a share until there are enough of them for a quorum, then check them all at once."""
-        votes, shares = self._votes[m.phase], self._shares[m.phase]
-        if source in votes or source in self._garbling:
-            return
         if not is_share(m.signature):
             self._out.refuse("forged vote")
             return
-        shares[source] = m.signature
-        if len(votes) + len(shares) < self._roster.quorum:
+        if m.phase not in self._tallies:
+            tally = Tally(self._roster, self._me, statement_bytes(statement), self._doubted)
+            tally.votes.update(self._votes[m.phase])  # our own, from before a restart
+            self._tallies[m.phase], self._votes[m.phase] = tally, tally.votes
+        self._after(m.phase, self._tallies[m.phase].add(source, m.signature))
+
+    def _after(self, phase: PhaseName, questions: list[Question]) -> None:
+        """Ask what the tally wants to know, and certify if it has a quorum."""
+        mine, tally = self._proposed, self._tallies[phase]
+        if mine is None:
             return
-        bad = spoilers(self._roster, shares, VOTE, statement_bytes(statement))
-        votes.update((monitor, share) for monitor, share in shares.items() if monitor not in bad)
-        shares.clear()
-        self._garbling |= bad  # looked at no more until a view fails: finding them costs a check each
-        for _ in bad:
+        for _ in tally.bad - self._doubted:
             self._out.refuse("forged vote")
+        self._doubted |= tally.bad
+        for question in questions:
+            shares = tuple(question.shares.items())
+            sift = Sift(mine.epoch, mine.view, phase, self._proposed_root, mine.posterior_root, shares)
+            self._out.send(question.helper, sift)
+        if len(tally.votes) >= self._roster.quorum:
+            self._doubted = tally.doubted
+        self._certify(phase)
+
+    def _on_sift(self, source: int, m: Sift) -> None:
+        """Help a leader, once a view and phase: it costs a check for nearly every share."""
+        if not self._is_current(source, m.epoch) or m.view != self.view or source != self._leader():
+            return
+        shares = dict(m.shares)
+        if (m.view, m.phase) in self._helped or not self._roster.adds_up or max(shares, default=0) >= self._roster.n:
+            self._out.refuse("a question out of turn")
+            return
+        self._helped.add((m.view, m.phase))
+        signed = statement_bytes(self._statement(m.view, m.phase, m.cut_root, m.posterior_root))
+        good = shares.keys() - spoilers(self._roster, shares, VOTE, signed)
+        self._out.send(source, Sifted(m.epoch, m.view, m.phase, bitmap_of(good, self._roster.n)))
+
+    def _on_sifted(self, source: int, m: Sifted) -> None:
+        mine, tally = self._proposed, self._tallies.get(m.phase)
+        if not self._is_current(source, m.epoch) or mine is None or tally is None or mine.view != m.view:
+            return
+        if len(tally.votes) < self._roster.quorum:
+            self._after(m.phase, tally.answer(source, set(members(m.good, self._roster.n) or ())))
 
     def _on_prepared_message(self, source: int, m: Prepared) -> None:
         if self._is_current(source, m.certified.votes.epoch):

@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from tocsin.consensus.inputs import ConsensusConfig, Start, SubmitEvidence
+from tocsin.consensus.journal import PROPOSED
 from tocsin.consensus.messages import (
     ENVELOPE,
     Certificates,
@@ -38,18 +39,22 @@ from tocsin.consensus.messages import (
     Lean,
     Prepared,
     Propose,
+    Sift,
+    Sifted,
     Sum,
     Timeout,
     TimeoutCertificate,
     Vote,
 )
 from tocsin.consensus.replica import Replica
+from tocsin.consensus.sums import bitmap_of
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import WireError
 from tocsin.model.evidence import Q32, Evidence
 from tocsin.model.posterior import Decision
 from tocsin.model.steps import EVERYONE, Effect, Emit, Fired, Persist, Received, Send, SetTimer
 from tocsin.sim.links import Network
+from tocsin.trust import bls
 from tocsin.trust.keyring import deterministic_signers, roster_of
 from tocsin.trust.signing import SIGNATURE_BYTES, VOTE
 
@@ -75,7 +80,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """`silent` monitors never do anything; `garbling` ones send votes whose signature does not hold."""
+    """`silent` monitors never do anything; `garbling` ones vote with signatures that do not hold and vouch for such."""
 
     silent: frozenset[int] = frozenset()
     garbling: frozenset[int] = frozenset()
@@ -86,6 +91,7 @@ class Outcome:
     """Milliseconds from the statement to each honest monitor's certificate; messages and bytes on the wire."""
 
     certificate_ms: tuple[float, ...]
+    proposed_ms: float  # when the first proposal left
     messages: int
     message_bytes: int
     views: int  # of the decided epoch: 1 where the first leader did it
@@ -188,6 +194,7 @@ class LatencyModel:
         self._timers: dict[tuple[int, str], int] = {}
         self._nats = nats  # of each statement
         self._stated = 0
+        self._proposed = -1  # when the first proposal of the current agreement was made
         self.decision: Decision | None = None  # the latest
         self._decided: dict[int, dict[int, int]] = {}  # epoch -> monitor -> when
         self._views: dict[int, int] = {}
@@ -203,6 +210,7 @@ class LatencyModel:
         """Milliseconds until each live, honest monitor has the certificate of what `stating` state now."""
         epoch = max(replica.epoch for replica in self.replicas)
         began, messages, size = self._now, self.messages, self.message_bytes
+        self._proposed = -1
         seq, self._stated = self._stated, self._stated + 1
         for i in stating:
             item = Evidence(
@@ -223,6 +231,7 @@ class LatencyModel:
                 gc.enable()
         return Outcome(
             certificate_ms=tuple((at - began) / 1e6 for at in sorted(self._decided[epoch].values())),
+            proposed_ms=(self._proposed - began) / 1e6,
             messages=self.messages - messages,
             message_bytes=self.message_bytes - size,
             views=1 + self._views.get(epoch, 0),
@@ -261,6 +270,8 @@ class LatencyModel:
             for effect in effects:
                 if isinstance(effect, Persist):
                     behind = host.unwritten = True
+                    if effect.kind == PROPOSED and self._proposed < 0:
+                        self._proposed = clock
                 elif behind and not isinstance(effect, SetTimer):
                     waiting.append((number, effect))
                 else:
@@ -296,6 +307,8 @@ class LatencyModel:
             return charge + costs.open_ns * len(fresh)
         if isinstance(message, Propose) and message.signature not in host.known:
             charge += costs.tip_ns * self.n
+        if isinstance(message, Sift):
+            bls.forget()  # other helpers looked at the same shares
         if self.roster.adds_up:
             charge += self._charge_sums(host, message)
         new = [one for one in signatures_in(message) if one not in host.known]
@@ -328,9 +341,12 @@ class LatencyModel:
         return clock
 
     def _garbled(self, number: int, body: bytes) -> bytes:
-        if number in self._faults.garbling and isinstance(message := ENVELOPE.decode(body), Vote):
-            return self._garbage(number, message)
-        return body
+        if number not in self._faults.garbling:
+            return body
+        message = ENVELOPE.decode(body)
+        if isinstance(message, Sifted):  # vouches for everybody: the leader checks that in vain
+            return ENVELOPE.encode(msgspec.structs.replace(message, good=bitmap_of(range(self.n), self.n)))
+        return self._garbage(number, message) if isinstance(message, Vote) else body
 
     def _garbage(self, number: int, vote: Vote) -> bytes:
         """The dearest kind to find: a signature of something else, which looks like one until it is checked."""

@@ -212,7 +212,7 @@ class Liar(Replica):
         self._proposed = lie
         self._proposed_root = root = cut_root(lie.cut)
         self._votes = {"P": {}, "C": {}}
-        self._shares = {"P": {}, "C": {}}
+        self._tallies = {}
         phases: tuple[PhaseName, ...] = ("P", "C")
         for phase in phases:
             vote = self._signed_vote(lie.view, phase, root, lie.posterior_root)

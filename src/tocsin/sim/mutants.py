@@ -184,7 +184,7 @@ MUTANTS = (
     Mutant(
         "shares are added up unchecked",
         Build(),
-        lambda: patched((voting, "spoilers", _no_spoilers), (view_change, "spoilers", _no_spoilers)),
+        lambda: patched((sums, "shares_hold", _always), (view_change, "spoilers", _no_spoilers)),
     ),
     Mutant(
         "one monitor's timeouts count as those of many",
