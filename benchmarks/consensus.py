@@ -1,7 +1,8 @@
 """Agreement under simulated faults: seeds without a violation, planted errors found, every order of a small case.
 
 The simulator is `tocsin sim`: real monitors on a simulated network, clock, processor and disk, with lying monitors. The
-table of planted errors is written to docs/consensus.md, between its markers.
+table of planted errors is written to docs/consensus.md, between its markers. More seeds than anybody waits for are run
+a part at a time by `python -m benchmarks._campaign`, and what is stored of them is reported here.
 """
 
 from __future__ import annotations
@@ -10,24 +11,38 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks._harness import Bench, main
+import uvloop
+
+from benchmarks._campaign import STORE, Part, load
+from benchmarks._costs import carrying, measure_costs
+from benchmarks._harness import Bench, main, percentile
+from tocsin.consensus.inputs import MILLISECOND_NS, ConsensusConfig
+from tocsin.consensus.replica import Replica
 from tocsin.sim.campaign import campaign
 from tocsin.sim.explore import Explorer
+from tocsin.sim.latency import LatencyModel
+from tocsin.sim.links import lan
 from tocsin.sim.mutants import MUTANTS, Caught, hunt
+from tocsin.sim.pbft import Pbft
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "consensus.md"
-BEGIN, END = "<!-- planted errors -->", "<!-- end of planted errors -->"
-SEEDS = {4: 2000, 7: 200, 10: 100, 31: 5}  # in minutes; `tocsin sim --seeds N` for more
+SEEDS = {4: 1000, 7: 100, 10: 40, 31: 3}  # besides the stored ones
+WANTED = 100_000
+WANTED_LARGE = 200  # with 31 monitors or more
+SIDE_BY_SIDE = (4, 31, 100, 300)
+PATIENT = ConsensusConfig(view_timeout_ns=5_000 * MILLISECOND_NS)
 QUICK = {4: 100, 7: 10, 10: 5}
 HUNTED = 400  # seeds after which a planted error counts as not found
 MOST_STATES = 1_000_000
 
 
 def measure(bench: Bench) -> None:
-    """Campaigns, the table of planted errors, and the exhaustive search."""
+    """Campaigns, the table of planted errors, the exhaustive search, and PBFT beside ours."""
     _campaigns(bench)
+    _stored(bench)
     _planted(bench)
     _explored(bench)
+    _side_by_side(bench)
 
 
 def _campaigns(bench: Bench) -> None:
@@ -47,6 +62,72 @@ def _campaigns(bench: Bench) -> None:
         bench.record(f"messages a decision, faults included, {monitors} monitors", per_decision, unit="")
 
 
+def _stored(bench: Bench) -> None:
+    """What benchmarks._campaign has run so far, by any version of the code."""
+    parts = load(STORE)
+    for monitors in sorted({part.monitors for part in parts}):
+        same = [part for part in parts if part.monitors == monitors]
+        runs = sum(part.totals.runs for part in same)
+        name = f"stored campaign, {monitors} monitors"
+        violations = sum(len(part.totals.failures) for part in same)
+        bench.record(f"{name}, violations", violations, unit="", requirement="R2.5", bound="== 0", runs=runs)
+        hours = sum(part.seconds for part in same) / 3600
+        bench.record(f"{name}, processor time", hours, unit="h", runs=runs)
+        bench.record(f"{name}, decisions", sum(part.totals.decisions for part in same), unit="", runs=runs)
+        slowest = max(part.totals.slowest_heal_ms for part in same) / 1000
+        bench.record(f"{name}, slowest to finish after healing", slowest, unit="s", requirement="R2.6", runs=runs)
+    for wanted, least, most in ((WANTED, 4, 10), (WANTED_LARGE, 31, 1000)):
+        runs = sum(part.totals.runs for part in parts if least <= part.monitors <= most)
+        name = f"stored seeds, {least} to {most} monitors"
+        bench.record(name, runs, unit="", requirement="R2.5", bound=f">= {wanted}")
+    if not bench.quick:
+        write_campaign(parts)
+
+
+def write_campaign(parts: Sequence[Part]) -> None:
+    """The table of campaigns in docs/consensus.md: a row for each commit and number of monitors."""
+    rows = [
+        "| monitors | commit | seeds | decisions | CPU min | slowest to finish | violations |",
+        "|---:|---|" + "---:|" * 5,
+    ]
+    together: dict[tuple[int, str], list[Part]] = {}
+    for part in parts:
+        together.setdefault((part.monitors, part.commit), []).append(part)
+    for (monitors, commit), same in sorted(together.items()):
+        runs = sum(part.totals.runs for part in same)
+        decisions = sum(part.totals.decisions for part in same)
+        minutes = sum(part.seconds for part in same) / 60
+        slowest = max(part.totals.slowest_heal_ms for part in same) / 1000
+        violations = sum(len(part.totals.failures) for part in same)
+        rows.append(
+            f"| {monitors} | {commit} | {runs:,} | {decisions:,} | {minutes:.1f} | {slowest:.1f} s | {violations} |"
+        )
+    _rewrite("campaign", rows)
+
+
+def _side_by_side(bench: Bench) -> None:
+    """One statement to its certificate everywhere, in the latency model: PBFT's normal case against ours."""
+    rows = ["| monitors | p50 ms | p99 ms | messages | PBFT p50 ms | p99 ms | messages |", "|---:|" + "---:|" * 6]
+    message_ns, byte_ns = uvloop.run(carrying(2000 if bench.quick else 20_000))
+    costs = measure_costs(message_ns, byte_ns, MILLISECOND_NS)
+    protocols: tuple[tuple[str, type[Replica]], ...] = (("tocsin", Replica), ("PBFT", Pbft))
+    for n in SIDE_BY_SIDE[:2] if bench.quick else SIDE_BY_SIDE:
+        cells = [f"{n}"]
+        for name, kind in protocols:
+            outcome = LatencyModel(n, lan(), costs, config=PATIENT, seed=n, kind=kind).agree([1])
+            times = outcome.certificate_ms
+            spread = (times[0], times[-1])
+            for percent in (50, 99):
+                value = percentile(times, percent)
+                bench.record(f"{name}, {n} monitors, LAN, p{percent}", value, unit="ms", runs=n, spread=spread)
+                cells.append(f"{value:.0f}")
+            bench.record(f"{name}, {n} monitors, messages a decision", outcome.messages, unit="")
+            cells.append(f"{outcome.messages:,}")
+        rows.append(f"| {' | '.join(cells)} |")
+    if not bench.quick:
+        _rewrite("side by side", rows)
+
+
 def _planted(bench: Bench) -> None:
     caught = [hunt(mutant, range(50 if bench.quick else HUNTED)) for mutant in MUTANTS]
     missed = [one.rule for one in caught if one.seed is None]
@@ -63,10 +144,16 @@ def write_table(caught: Sequence[Caught]) -> None:
     for one in caught:
         seed = f"{one.seed}" if one.seed is not None else f"none of {one.seeds}"
         rows.append(f"| {one.rule} | {seed} | {one.seconds:.1f} | {one.noticed} |")
+    _rewrite("planted errors", rows)
+
+
+def _rewrite(part: str, rows: Sequence[str]) -> None:
+    """Replace what stands between two markers in docs/consensus.md."""
+    begin, end = f"<!-- {part} -->", f"<!-- end of {part} -->"
     text = DOCUMENT.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    DOCUMENT.write_text(f"{head}{BEGIN}\n" + "\n".join(rows) + f"\n{END}{tail}", encoding="utf-8")
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    DOCUMENT.write_text(f"{head}{begin}\n" + "\n".join(rows) + f"\n{end}{tail}", encoding="utf-8")
 
 
 def _explored(bench: Bench) -> None:

@@ -167,6 +167,7 @@ class LatencyModel:
         adds_up: bool = False,
         nats: int = 1,
         seed: int = 0,
+        kind: type[Replica] = Replica,
     ) -> None:
         self.n = n
         self.messages = 0
@@ -180,7 +181,7 @@ class LatencyModel:
         self._junk: dict[int, bytes] = {}
         self.roster = roster_of("latency", signers, adds_up=adds_up)
         self.replicas = [
-            Replica(self.roster, i, signer, FleetPosterior(self.roster), config or ConsensusConfig())
+            kind(self.roster, i, signer, FleetPosterior(self.roster), config or ConsensusConfig())
             for i, signer in enumerate(signers)
         ]
         groups = [list(range(n))] if together else [[i] for i in range(n)]

@@ -1,7 +1,7 @@
 """Run the simulator over more seeds than anybody waits for, a part at a time, and keep count.
 
-    python tools/campaign.py 4:95000 7:4000 10:1000 31:200     until so many seeds were run with so many monitors
-    python tools/campaign.py --store /tmp/mine.json 4:1000     kept elsewhere than in docs/campaigns/agreement.json
+    python -m benchmarks._campaign 4:95000 7:4000 31:200            until so many seeds were run with so many monitors
+    python -m benchmarks._campaign --store /tmp/mine.json 4:1000    kept elsewhere than in docs/campaigns/agreement.json
 
 Every start is a part of its own in the store, with the commit it ran; a violation is stored with the command that
 repeats it and does not end the campaign. Stop it with Ctrl-C at any time. `python -m benchmarks.consensus` reports the
