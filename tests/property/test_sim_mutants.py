@@ -15,6 +15,7 @@ FIRST_SEED = {
     "one monitor's timeouts count as those of many": 22,
     "a leader's respect for the lock is not checked": 285,
     "timeouts are forgotten in a crash": 24,
+    "laggards get no state": 129,
     "decisions are not announced after a crash": 221,
     "evidence that others had no room for is not sent again": 74,
 }

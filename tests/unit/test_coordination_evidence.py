@@ -69,7 +69,7 @@ def test_what_the_journal_holds_is_not_stated_twice_but_counted():
     before, after = JointEvidence(1), JointEvidence(1)
     stated = [*before.add(findings(1, bond("a"), bond("b")), 0), *before.add(findings(2, bond("a")), 0)]
     for item in stated[:-1]:  # the last statement was lost in the crash
-        after.recover(item)
+        after.recover(item.agent_id, item.last_seq)
     assert after.add(findings(1, bond("a"), bond("b")), 9) == ()
     (again,) = after.add(findings(2, bond("a")), 9)
     assert msgspec.structs.replace(again, observed_ms=0) == stated[-1]

@@ -57,8 +57,7 @@ class Dissemination:
     @property
     def through_offset(self) -> int:
         """Ingest log position up to which this monitor's own chain speaks."""
-        last = self.log.last(self._me)
-        return last.through_offset if last else 0
+        return self.log.through_offset(self._me)
 
     def replay(self, raw: bytes) -> None:
         """Take in a batch from the journal. Raises StorageCorrupt where it is not one that was accepted."""

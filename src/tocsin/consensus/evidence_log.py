@@ -5,6 +5,9 @@ refused and counted. Two signed batches of one monitor with one number are an eq
 monitor's chain is excluded from that number on. A batch that a proposal or a certificate names (`wanted`) is always
 accepted, fork or not, because the quorum's choice of branch counts and not which one reached us first. Wanted batches
 are fetched backwards: each is vouched for by the hash that the next one, or the cut, holds.
+
+What is decided is forgotten in time: of each chain only the base, number and hash of its last forgotten link, is left,
+which is all that the next link needs.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from tocsin.consensus.messages import Cut, Fork, Tip
 from tocsin.errors import VerificationError, WireError
 from tocsin.model.evidence import EvidenceBatch
 from tocsin.model.verdict import Roster
-from tocsin.wire.evidence import GENESIS, SignedBatch, batch_head, open_batch, open_header
+from tocsin.wire.evidence import SignedBatch, batch_head, open_batch, open_header
 
 MAX_ORPHANS = 4096
 
@@ -80,7 +83,9 @@ class EvidenceLog:
         self._roster = roster
         self._links: dict[bytes, Link] = {}  # connected to the start of their chain, all branches
         self._orphans: dict[bytes, Link] = {}  # wanted, but what they extend is missing
-        self._chains: list[list[Link]] = [[] for _ in range(roster.n)]  # the branch seen first
+        self._chains: list[list[Link]] = [[] for _ in range(roster.n)]  # the branch seen first, after its base
+        self._bases: list[Tip] = [NOTHING] * roster.n
+        self._through = [0] * roster.n  # through_offset of the last forgotten batch
         self._fork_seq: dict[int, int] = {}
         self._newest: tuple[Cut, int, Cut] | None = None  # what newest_cut was asked last, and answered
         self.forks: dict[int, Fork] = {}
@@ -98,8 +103,10 @@ class EvidenceLog:
             return self._refuse(Outcome.MALFORMED)
         except VerificationError:
             return self._refuse(Outcome.FORGED)
+        old = signed.batch.seq <= certified[signed.batch.monitor].seq
+        if signed.batch.seq <= self._bases[signed.batch.monitor].seq:
+            return self._refuse(Outcome.REPLAYED)
         if signed.head in self._links or signed.head in self._orphans:
-            old = signed.batch.seq <= certified[signed.batch.monitor].seq
             return self._refuse(Outcome.REPLAYED if old else Outcome.DUPLICATE)
         forked = self._notice_fork(signed)
         if signed.head not in self.wanted:
@@ -126,8 +133,9 @@ class EvidenceLog:
 
     def _extends(self, signed: SignedBatch) -> bool:
         batch = signed.batch
-        if batch.seq == 0:
-            return batch.prev_hash == GENESIS
+        base = self._bases[batch.monitor]
+        if batch.seq == base.seq + 1:
+            return batch.prev_hash == base.head
         before = self._links.get(batch.prev_hash)
         return before is not None and (before.batch.monitor, before.batch.seq) == (batch.monitor, batch.seq - 1)
 
@@ -151,18 +159,73 @@ class EvidenceLog:
 
     def _connect(self, link: Link) -> None:
         self._links[link.signed.head] = link
-        chain = self._chains[link.batch.monitor]
-        if link.batch.prev_hash == (chain[-1].signed.head if chain else GENESIS):
-            chain.append(link)
+        monitor = link.batch.monitor
+        if link.batch.prev_hash == self.tip(monitor).head:
+            self._chains[monitor].append(link)
             self._newest = None
+
+    # --- forgetting
+
+    def forget(self, cut: Cut) -> None:
+        """Forget what `cut`, which is decided, covers, whether it is held or not."""
+        for monitor, tip in enumerate(cut):
+            if tip.seq > self._bases[monitor].seq:
+                self._rebase(monitor, tip)
+        for head in [h for h, o in self._orphans.items() if o.batch.seq <= self._bases[o.batch.monitor].seq]:
+            del self._orphans[head]
+        self._newest = None
+
+    def _rebase(self, monitor: int, tip: Tip) -> None:
+        known = self._at(monitor, tip.seq)
+        chain = self._chains[monitor]
+        if known is not None and known.tip == tip and monitor not in self._fork_seq:
+            self._through[monitor] = known.batch.through_offset
+            count = tip.seq - self._bases[monitor].seq
+            for link in chain[:count]:
+                del self._links[link.signed.head]
+            self._chains[monitor] = chain[count:]
+            self._bases[monitor] = tip
+            return
+        # The quorum chose another branch, or knows a chain further than we do: see what is held that follows from it.
+        held = [link for link in self._links.values() if link.batch.monitor == monitor]
+        held += [link for link in self._orphans.values() if link.batch.monitor == monitor]
+        self._through[monitor] = next((one.batch.through_offset for one in held if one.tip == tip), 0)
+        self._chains[monitor] = []
+        self._bases[monitor] = tip
+        for link in held:
+            self._links.pop(link.signed.head, None)
+            self._orphans.pop(link.signed.head, None)
+        for link in sorted(held, key=lambda link: link.batch.seq):
+            if self._extends(link.signed):
+                self._connect(link)
+
+    def stated_through(self, monitor: int, through_offset: int) -> None:
+        """What the forgotten part of a chain speaks of."""
+        self._through[monitor] = through_offset
+
+    def beyond(self, cut: Cut) -> list[bytes]:
+        """Bytes of all batches held that follow from `cut`, in an order in which they connect."""
+        reached = {tip.head for tip in cut}
+        out: list[bytes] = []
+        for link in sorted(self._links.values(), key=lambda link: (link.batch.monitor, link.batch.seq)):
+            if link.batch.prev_hash in reached and link.batch.seq > cut[link.batch.monitor].seq:
+                reached.add(link.signed.head)
+                out.append(link.raw)
+        return out
+
+    def _at(self, monitor: int, seq: int) -> Link | None:
+        """The batch with this number, on the branch seen first."""
+        index = seq - self._bases[monitor].seq - 1
+        chain = self._chains[monitor]
+        return chain[index] if 0 <= index < len(chain) else None
 
     # --- equivocation
 
     def _notice_fork(self, signed: SignedBatch) -> bool:
         monitor, seq = signed.batch.monitor, signed.batch.seq
-        chain = self._chains[monitor]
-        if seq < len(chain) and chain[seq].signed.head != signed.head:
-            first = chain[seq].signed
+        known = self._at(monitor, seq)
+        if known is not None and known.signed.head != signed.head:
+            first = known.signed
             self._record_fork(monitor, seq, Fork(first.header, first.signature, signed.header, signed.signature))
         return seq >= self._fork_seq.get(monitor, seq + 1)
 
@@ -201,11 +264,13 @@ class EvidenceLog:
         return self._newest[2]
 
     def _newest_tip(self, monitor: int, certified: Tip, batches_per_cut: int) -> Tip:
-        chain = self._chains[monitor]
-        if certified.seq >= 0 and (certified.seq >= len(chain) or chain[certified.seq].tip != certified):
-            return certified  # the quorum chose another branch than the one we saw first: a fork, so it ends here
-        last = min(len(chain) - 1, certified.seq + batches_per_cut, self._fork_seq.get(monitor, len(chain)) - 1)
-        return chain[last].tip if last > certified.seq else certified
+        if certified != self._bases[monitor]:
+            known = self._at(monitor, certified.seq)
+            if known is None or known.tip != certified:
+                return certified  # the quorum chose another branch than the one we saw first: a fork, so it ends here
+        end = self.tip(monitor).seq
+        last = self._at(monitor, min(end, certified.seq + batches_per_cut, self._fork_seq.get(monitor, end + 1) - 1))
+        return last.tip if last is not None and last.batch.seq > certified.seq else certified
 
     def between(self, certified: Cut, cut: Cut) -> list[Link] | Gap:
         """Links that `cut` adds to `certified`, ordered by (monitor, seq), or what is missing. Raises Conflict."""
@@ -231,8 +296,8 @@ class EvidenceLog:
     def missing_under(self, head: bytes) -> bytes | None:
         """Hash of the first batch missing on the way from `head` to the start of its chain; None: none is."""
         for link in self._backwards(head):
-            if link.signed.head in self._links:
-                return None
+            if link.signed.head in self._links or link.batch.seq <= self._bases[link.batch.monitor].seq + 1:
+                return None  # connected, or of a branch that was not decided
             head = link.batch.prev_hash
         return head
 
@@ -253,18 +318,19 @@ class EvidenceLog:
 
     def stretch(self, monitor: int, above_seq: int, to_seq: int) -> list[bytes]:
         """Bytes of the branch seen first, oldest first, numbers above_seq+1..to_seq."""
-        return [link.raw for link in self._chains[monitor][above_seq + 1 : to_seq + 1]]
+        first = self._bases[monitor].seq + 1
+        return [link.raw for link in self._chains[monitor][max(0, above_seq + 1 - first) : max(0, to_seq + 1 - first)]]
 
     def batches(self, monitor: int) -> Iterator[EvidenceBatch]:
-        """The branch of `monitor` that was seen first, oldest first."""
+        """The branch of `monitor` that was seen first, as far as it is held, oldest first."""
         return (link.batch for link in self._chains[monitor])
 
     def tip(self, monitor: int) -> Tip:
         """End of the branch of `monitor` that was seen first."""
         chain = self._chains[monitor]
-        return chain[-1].tip if chain else NOTHING
+        return chain[-1].tip if chain else self._bases[monitor]
 
-    def last(self, monitor: int) -> EvidenceBatch | None:
-        """The batch at `tip(monitor)`."""
+    def through_offset(self, monitor: int) -> int:
+        """Ingest log position that the batch at `tip(monitor)` speaks of; 0 where that is not known."""
         chain = self._chains[monitor]
-        return chain[-1].batch if chain else None
+        return chain[-1].batch.through_offset if chain else self._through[monitor]

@@ -38,3 +38,6 @@ class ConsensusConfig(msgspec.Struct, frozen=True, kw_only=True):
     # Per monitor: bounds what a flood makes every replica keep. Its author sends the rest again when it has room; not
     # below batches_per_cut, or cuts would be smaller than they may be.
     batches_ahead: int = 256
+    keep_epochs: int = 64  # decisions, and the evidence under them, kept for others who lag behind by no more
+    rejoin: bool = False  # the journal was lost: learn from others, and sign nothing before it is safe (transfer.py)
+    checkpoint_bytes: int = 4 << 20  # a snapshot replaces the journal when it grew by this, or by twice a snapshot

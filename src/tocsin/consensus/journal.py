@@ -20,6 +20,7 @@ VOTED = "voted"
 LOCKED = "locked"  # a higher prepare certificate was seen
 TIMED_OUT = "timed out"  # a TIMEOUT message as sent
 DECIDED = "decided"  # a DECIDE message
+SNAPSHOT = "snapshot"  # replaces every record before it: see pruning.py
 
 
 class VotedRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -56,6 +57,21 @@ class Promises:
             raise StorageCorrupt(
                 f"a journal record of kind {kind!r} does not decode: {error}", remedy="restore the journal from a copy"
             ) from None
+
+    def records(self) -> list[tuple[str, bytes]]:
+        """Records whose replay leads to the same promises."""
+        out: list[tuple[str, bytes]] = []
+        if self.high is not None:
+            out.append((LOCKED, msgspec.msgpack.encode(self.high)))
+        if self.proposal is not None:
+            out.append((PROPOSED, ENVELOPE.encode(self.proposal)))
+        if self.prepared_view >= 0:
+            out.append((VOTED, msgspec.msgpack.encode(VotedRecord(self.prepared_view, "P"))))
+        if self.committed_view >= 0:
+            out.append((VOTED, msgspec.msgpack.encode(VotedRecord(self.committed_view, "C"))))
+        if self.timeout is not None:
+            out.append((TIMED_OUT, ENVELOPE.encode(self.timeout)))
+        return out
 
     def _apply(self, kind: str, record: bytes) -> None:
         if kind == VOTED:

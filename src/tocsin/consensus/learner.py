@@ -12,6 +12,7 @@ from tocsin.consensus.fold import Fold
 from tocsin.consensus.inputs import ConsensusConfig
 from tocsin.consensus.messages import ENVELOPE, Certificates, Certified, Cut, Decide, PhaseName, Propose, Sync, Votes
 from tocsin.consensus.outbox import Outbox
+from tocsin.consensus.pruning import History, Recent
 from tocsin.consensus.quorum import NO_CERTIFICATE, certificate_of, decision_hash, statement_of, votes_hold
 from tocsin.consensus.sums import sum_of
 from tocsin.errors import InternalError, StorageCorrupt
@@ -44,11 +45,12 @@ class Learner:
         self._now_ns = 0
         self._epoch = 0
         self._cut: Cut = empty_cut(roster.n)
+        self._last: Certified | None = None
         self._prev_cert_hash = NO_CERTIFICATE
-        self._decided: list[Certified] = []
+        self._decided = History(roster.n, config.keep_epochs)
         self._backlog: deque[Certified] = deque()  # decisions one peer sent for catching up, oldest first
         self._more: tuple[int, int] | None = None  # a peer with more of them, and our epoch when it answered
-        self._unannounced: list[Decision] = []  # durable before a restart, perhaps not emitted before it
+        self._recent = Recent()  # durable before a restart, perhaps not emitted before it
         self._synced_ns: dict[int, int] = {}  # peer -> when we last asked it for decisions
         self._begin_epoch()
 
@@ -140,8 +142,14 @@ class Learner:
 
     def _decides(self, certified: Certified) -> bool:
         votes = certified.votes
+        here = (votes.epoch, votes.prev_cert_hash) == (self._epoch, self._prev_cert_hash)
+        return here and self._is_decision(certified)
+
+    def _is_decision(self, certified: Certified) -> bool:
+        """Whether it is one, of whatever epoch."""
+        votes = certified.votes
         return (
-            (votes.phase, votes.epoch, votes.prev_cert_hash) == ("C", self._epoch, self._prev_cert_hash)
+            votes.phase == "C"
             and is_well_formed(certified.cut, self._roster.n)
             and cut_root(certified.cut) == votes.cut_root
             and votes_hold(self._roster, votes)
@@ -171,7 +179,9 @@ class Learner:
             self._decision = None
             return None
         self._out.persist(journal.DECIDED, ENVELOPE.encode(Decide(certified)))
-        self._out.emit("decided", self._decision_of(certified, self._fold.commit(preview.handle)))
+        decision = self._decision_of(certified, self._fold.commit(preview.handle))
+        self._recent.add(decision)
+        self._out.emit("decided", decision)
         self._end_epoch()
         before = self._cut
         self._advance(certified)
@@ -189,10 +199,15 @@ class Learner:
         )
 
     def _advance(self, certified: Certified) -> None:
-        self._decided.append(certified)
+        if self._decided.add(certified):
+            self._evidence.log.forget(self._decided.cut)
+        self._stand_after(certified)
+
+    def _stand_after(self, certified: Certified) -> None:
         self._cut = certified.cut
+        self._last = certified
         self._prev_cert_hash = decision_hash(statement_of(self._roster, certified.votes))
-        self._epoch += 1
+        self._epoch = certified.votes.epoch + 1
         self._begin_epoch()
 
     def _replay_decision(self, certified: Certified) -> None:
@@ -200,7 +215,7 @@ class Learner:
         if not isinstance(preview, Preview) or preview.root != certified.votes.posterior_root:
             cause = f"the recorded decision of epoch {self._epoch} does not hold"
             raise StorageCorrupt(cause, remedy="restore the journal from a copy")
-        self._unannounced.append(self._decision_of(certified, self._fold.commit(preview.handle)))
+        self._recent.add(self._decision_of(certified, self._fold.commit(preview.handle)))
         self._advance(certified)
 
     # --- catching up
@@ -217,9 +232,21 @@ class Learner:
             self._out.send(source, Sync(self._epoch))
 
     def _on_sync(self, source: int, m: Sync) -> None:
-        part = self._decided[m.epoch : m.epoch + certificates_per_message(self._roster.n)]
+        part = self._decided.since(m.epoch, certificates_per_message(self._roster.n))
         if part:
-            self._out.send(source, Certificates(tuple(part)))
+            self._out.send(source, Certificates(part))
+        elif m.epoch < self._decided.first:
+            self._offer_state(source)
+
+    def _help(self, source: int, epoch: int) -> None:
+        """`source` works on an epoch that is decided."""
+        for certified in self._decided.since(epoch, 1):
+            self._out.send(source, Decide(certified))
+        if epoch < self._decided.first:
+            self._offer_state(source)
+
+    def _offer_state(self, source: int) -> None:
+        """Somebody lags behind by more than is kept."""
 
     def _on_certificates(self, source: int, m: Certificates) -> None:
         self._backlog = deque(c for c in m.certified if c.votes.epoch >= self._epoch)

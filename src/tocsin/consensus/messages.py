@@ -209,6 +209,29 @@ class Lean(msgspec.Struct, frozen=True, array_like=True, tag="LEAN"):
     body: bytes
 
 
+class StatePull(msgspec.Struct, frozen=True, array_like=True, tag="STATE_PULL"):
+    """Asks for a chunk of the state after `epoch`, offered before; epoch -1: for an offer of the newest."""
+
+    epoch: CounterOrNone
+    index: Counter = 0
+
+
+class StateOffer(msgspec.Struct, frozen=True, array_like=True, tag="STATE_OFFER"):
+    """The state after this decision, of so many leaves, can be had. None: nothing was decided yet."""
+
+    certified: Certified | None
+    leaves: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_STATE_LEAVES)] = 0
+
+
+class StateChunk(msgspec.Struct, frozen=True, array_like=True, tag="STATE_CHUNK"):
+    """Leaves of the state after `epoch`, a whole subtree, and its path to the certified root."""
+
+    epoch: Counter
+    index: Counter
+    items: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=limits.MAX_LEAVES_PER_CHUNK)]
+    proof: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=limits.MAX_PATH)]
+
+
 AnyMessage = (
     EvidenceMessage
     | Propose
@@ -223,5 +246,8 @@ AnyMessage = (
     | Lean
     | Sift
     | Sifted
+    | StatePull
+    | StateOffer
+    | StateChunk
 )
 ENVELOPE: Envelope[AnyMessage] = Envelope(AnyMessage)

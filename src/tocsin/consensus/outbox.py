@@ -14,6 +14,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._effects: list[Effect] = []
+        self.persisted = 0  # bytes of records so far
         self._epoch = 0
         self._base: Cut = ()
 
@@ -33,6 +34,7 @@ class Outbox:
 
     def persist(self, kind: str, record: bytes) -> None:
         self._effects.append(Persist(kind, record))
+        self.persisted += len(record)
 
     def timer(self, token: str, delay_ns: int) -> None:
         self._effects.append(SetTimer(token, delay_ns))

@@ -28,12 +28,17 @@ from tocsin.consensus.messages import (
     Pull,
     Sift,
     Sifted,
+    StateChunk,
+    StateOffer,
+    StatePull,
     Sync,
     Timeout,
     TimeoutCertificate,
     Vote,
 )
+from tocsin.consensus.pruning import CHECKPOINT_TIMER
 from tocsin.consensus.quorum import leader_of
+from tocsin.consensus.transfer import STATE_TIMER
 from tocsin.consensus.voting import Voter
 from tocsin.errors import WireError
 from tocsin.model.posterior import Decision
@@ -66,6 +71,9 @@ class Replica(Voter):
             Timeout: self._on_timeout,
             Sync: self._on_sync,
             Certificates: self._on_certificates,
+            StatePull: self._on_state_pull,
+            StateOffer: self._on_state_offer,
+            StateChunk: self._on_state_chunk,
         }
 
     # --- driving
@@ -73,14 +81,21 @@ class Replica(Voter):
     def recover(self, records: Iterable[tuple[str, bytes]]) -> None:
         """Rebuild from the journal, oldest record first, before the first step. Raises StorageCorrupt."""
         for kind, record in records:
-            if kind == journal.DECIDED:
-                self._replay_decision(journal.decode_decided(record))
-                continue
-            self._unannounced.clear()  # more happened after those decisions: they had been announced
-            if kind == journal.EVIDENCE:
-                self._evidence.replay(record)
+            self._journal_found()
+            if kind == journal.SNAPSHOT:
+                for inner_kind, inner in self._restore(record).records:
+                    self._replay(inner_kind, inner)
             else:
-                self._promises.replay(kind, record)
+                self._snapshot_at -= len(record)  # it counts as journaled since
+                self._replay(kind, record)
+
+    def _replay(self, kind: str, record: bytes) -> None:
+        if kind == journal.DECIDED:
+            self._replay_decision(journal.decode_decided(record))
+        elif kind == journal.EVIDENCE:
+            self._evidence.replay(record)
+        else:
+            self._promises.replay(kind, record)
 
     def step(self, now_ns: int, event: Input) -> list[Effect]:
         """Advance by one input."""
@@ -90,16 +105,17 @@ class Replica(Voter):
         elif isinstance(event, Fired):
             self._fire(event.token)
         elif isinstance(event, SubmitEvidence):
-            self._evidence.submit(event, self._cut)
+            self._hold_back(event)
         else:
             self._start()
         self._progress()
         return self._out.drain()
 
     def _start(self) -> None:
-        while self._unannounced:
-            self._out.emit("decided", self._unannounced.pop(0))
+        for decision in self._recent.in_doubt(on_timer=False):
+            self._out.emit("decided", decision)
         self._out.broadcast(Sync(self._epoch))
+        self._begin_lost()
         self._evidence.rebroadcast(self._cut, self._newest_cut())
         timeout, proposal = self._promises.timeout, self._promises.proposal
         if timeout is not None and timeout.view == self.view:
@@ -135,6 +151,10 @@ class Replica(Voter):
     def _fire(self, token: str) -> None:
         if token == PULL_TIMER:
             self._evidence.retry(self._cut, self._leader())
+        elif token == CHECKPOINT_TIMER:
+            self._checkpoint(on_timer=True)
+        elif token == STATE_TIMER:
+            self._search()
         elif token == f"propose {self._epoch}":
             self._gathering = False
             if self.view == 0 and self._may_propose():
@@ -145,7 +165,9 @@ class Replica(Voter):
 
     def _progress(self) -> None:
         """Do what the state allows, whatever input brought it about."""
+        self._state_held()
         gap = self._settle()
+        self._state_held()
         if self.view > 0 and self._entered is not None and self._may_propose():
             self._propose(self._entered)
             gap = self._settle()
@@ -154,8 +176,13 @@ class Replica(Voter):
         if uncut and self.view == 0 and not self._gathering and self._may_propose():
             self._gathering = True
             self._out.timer(f"propose {self._epoch}", self._config.proposal_delay_ns)
-        if not self._armed and (uncut or self.view > 0 or self._examined or self._promises.prepared_view >= 0):
+        if (
+            not self._armed
+            and not self.silent
+            and (uncut or self.view > 0 or self._examined or self._promises.prepared_view >= 0)
+        ):
             self._arm()
+        self._watch_size()
 
     def _settle(self) -> Gap | None:
         """Apply what is decided and vote on what is proposed, as far as the evidence held allows."""
@@ -177,6 +204,8 @@ class Replica(Voter):
 
     def _give_up(self, view: int) -> None:
         """Time out of `view`, once; later calls re-send the same bytes."""
+        if self.silent:
+            return
         timeout, first = self._promises.timeout, False
         if timeout is None or timeout.view < view:
             timeout = view_change.make_timeout(
@@ -194,7 +223,7 @@ class Replica(Voter):
 
     def _on_timeout(self, source: int, m: Timeout) -> None:
         if m.epoch < self._epoch:
-            self._out.send(source, Decide(self._decided[m.epoch]))
+            self._help(source, m.epoch)
         if not self._is_current(source, m.epoch):
             return
         if source != self._me:

@@ -7,9 +7,9 @@ import msgspec
 from tocsin.consensus import journal, view_change
 from tocsin.consensus.cut import cut_root, is_well_formed
 from tocsin.consensus.evidence_log import Gap
+from tocsin.consensus.fetching import Fetcher
 from tocsin.consensus.fold import Fold
 from tocsin.consensus.inputs import ConsensusConfig
-from tocsin.consensus.learner import Learner
 from tocsin.consensus.messages import (
     ENVELOPE,
     Certified,
@@ -35,7 +35,7 @@ from tocsin.trust.canonical import statement_bytes
 from tocsin.trust.signing import PROPOSE, VOTE, Signer, verify
 
 
-class Voter(Learner):
+class Voter(Fetcher):
     """What a monitor binds itself to within an epoch: proposals and votes, each once a view."""
 
     def __init__(self, roster: Roster, me: int, signer: Signer, fold: Fold, config: ConsensusConfig) -> None:
@@ -60,6 +60,9 @@ class Voter(Learner):
         self._examined: Propose | None = None  # valid in form; waiting for the evidence under it
         self._armed: str = ""  # token of the view timer
         self._gathering = False
+
+    def _records(self) -> list[tuple[str, bytes]]:
+        return [*super()._records(), *self._promises.records()]
 
     def _leader(self) -> int:
         return leader_of(self._roster, self._epoch, self.view)
@@ -99,7 +102,7 @@ class Voter(Learner):
         promised = max(
             promises.prepared_view, promises.timed_out_view, promises.proposal.view if promises.proposal else -1
         )
-        return self._leader() == self._me and promised < view and self._decision is None
+        return self._leader() == self._me and promised < view and self._decision is None and not self.silent
 
     def _value(self, entered: TimeoutCertificate | None) -> tuple[Cut, bytes]:
         """What to propose: the locked value where there is one, else all the evidence there is."""
@@ -174,7 +177,7 @@ class Voter(Learner):
 
     def _vote_on(self, m: Propose) -> Gap | None:
         """Vote P for a proposal once all evidence under it is here and gives the same posterior."""
-        if max(self._promises.prepared_view, self._promises.timed_out_view) >= m.view:
+        if self.silent or max(self._promises.prepared_view, self._promises.timed_out_view) >= m.view:
             self._examined = None  # we gave up on this view while we waited
             return None
         forced = m.timeouts is not None and m.timeouts.high is not None
@@ -295,7 +298,11 @@ class Voter(Learner):
         self._see(certified)
         self._enter(votes.view, None)
         promises = self._promises
-        if votes.view != self.view or max(promises.timed_out_view, promises.committed_view) >= votes.view:
+        if (
+            self.silent
+            or votes.view != self.view
+            or max(promises.timed_out_view, promises.committed_view) >= votes.view
+        ):
             return
         promises.committed_view = votes.view
         self._vote("C", votes.view, votes.cut_root, votes.posterior_root)

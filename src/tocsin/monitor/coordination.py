@@ -43,9 +43,9 @@ class JointEvidence:
         self._stated: dict[str, int] = {}  # agent -> last round that the journal's statements speak about
         self._about: dict[str, _Joint] = {}
 
-    def recover(self, item: Evidence) -> None:
-        """The journal holds this statement: it is not made again."""
-        self._stated[item.agent_id] = item.last_seq
+    def recover(self, agent_id: str, last_round: int) -> None:
+        """The journal holds statements about `agent_id` up to this round: they are not made again."""
+        self._stated[agent_id] = last_round
 
     def add(self, findings: Findings, now_ms: int) -> tuple[Evidence, ...]:
         """Take in a round; what is to be stated about it, nothing where the journal holds that already."""

@@ -57,12 +57,11 @@ class Monitor:
     def recover(self, records: Iterable[tuple[str, bytes]]) -> None:
         """Rebuild from journal records (kind, bytes), oldest first. Call once, before any `step`."""
         self.replica.recover(records)
-        for batch in self.replica.evidence_log.batches(self.me):
-            for item in batch.items:
-                if item.kind == COORDINATION:
-                    self._joint.recover(item)
-                else:
-                    self._stated[item.agent_id] = item.last_seq
+        for agent_id, kind, last in self.replica.spoken():
+            if kind == COORDINATION:
+                self._joint.recover(agent_id, last)
+            else:
+                self._stated[agent_id] = last
 
     def step(self, now_ns: int, event: MonitorInput) -> list[Effect]:
         """Advance by one input. Pure but for this object's own state."""

@@ -214,12 +214,19 @@ class TimeoutForgotten(_Forgets):
     forgotten = frozenset((journal.TIMED_OUT,))
 
 
+class PromisesUnsaved(Replica):
+    """A snapshot holds what is decided, and nothing of what was promised since."""
+
+    def _records(self) -> list[tuple[str, bytes]]:
+        return [record for record in super()._records() if record[0] == journal.EVIDENCE]
+
+
 class DecisionsUnannounced(Replica):
     """Decisions that were durable before a crash but not announced are not announced after it."""
 
     def recover(self, records: Records) -> None:
         super().recover(records)
-        self._unannounced.clear()
+        self._recent.clear()
 
 
 class SendsFirst(Replica):
@@ -279,3 +286,10 @@ class TimeoutsOnce(Replica):
     def _give_up(self, view: int) -> None:
         if self._promises.timed_out_view < view:
             super()._give_up(view)
+
+
+class NoStates(Replica):
+    """Who asks for decisions that are not kept gets nothing."""
+
+    def _offer_state(self, source: int) -> None:
+        """Nothing."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from random import Random
 
+from tocsin.consensus.journal import SNAPSHOT
+
 Record = tuple[str, bytes]
 
 
@@ -24,8 +26,14 @@ class Disk:
         self.records.append((kind, record))
 
     def sync(self) -> list[Record]:
-        """Make everything appended durable, if the disk tells the truth; what had not been synced before."""
+        """Make everything appended durable, if the disk tells the truth; what had not been synced before.
+
+        A durable snapshot replaces what was written before it.
+        """
         new = self.records[self._reported :]
+        if not self._lying:
+            snapshots = [i for i, (kind, _) in enumerate(self.records) if kind == SNAPSHOT]
+            del self.records[: max(snapshots, default=0)]
         self._reported = len(self.records)
         return new
 

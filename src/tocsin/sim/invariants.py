@@ -6,14 +6,13 @@ that asked the code under test whether it was right would learn little.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from tocsin.consensus import journal
 from tocsin.consensus.certificate import verify_verdict
 from tocsin.consensus.cut import cut_root, empty_cut
-from tocsin.consensus.evidence_log import Conflict, Gap
 from tocsin.consensus.lean import Filled
 from tocsin.consensus.messages import (
     ENVELOPE,
@@ -28,9 +27,11 @@ from tocsin.consensus.messages import (
     Tip,
     Vote,
 )
+from tocsin.consensus.pruning import Snapshot, decode_snapshot
 from tocsin.consensus.quorum import certificate_of, leader_of, vote_holds
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import VerificationError
+from tocsin.model.evidence import EvidenceBatch
 from tocsin.model.posterior import Decision
 from tocsin.model.verdict import QuorumCertificate, Roster, Verdict
 from tocsin.sim.central import UNITS_PER_NAT, Central, differs
@@ -38,6 +39,7 @@ from tocsin.sim.seat import Seat
 from tocsin.trust import bls
 from tocsin.trust.canonical import statement_bytes
 from tocsin.trust.signing import VOTE, domain_hash
+from tocsin.wire.evidence import open_batch
 
 # Decoding everything sent would double a run's time. A message's tag begins after version, array and string headers.
 TAG = slice(3, 5)
@@ -64,6 +66,8 @@ class Known:
     gave_up_view: int = -1
     proposal: tuple[int, Value] | None = None  # view and value of its own latest proposal
     cut: Cut = ()
+    stated: set[bytes] = field(default_factory=set[bytes])  # its own batches that its disk held
+    leaps: set[int] = field(default_factory=set[int])  # epochs whose state it took over from others
 
 
 class Invariants:
@@ -84,6 +88,8 @@ class Invariants:
         self._cut_under: dict[bytes, Cut] = {}
         self._gave_up: dict[int, dict[int, int]] = {}  # epoch -> honest monitor -> latest view it gave up
         self._outcomes: dict[int, bytes] = {}  # what the first honest monitor made of a decision, by epoch
+        self._opened: dict[bytes, bytes] = {}  # evidence as recorded -> its hash
+        self._batches: dict[bytes, EvidenceBatch] = {}  # all that any honest monitor's disk held, by hash
 
     # --- what seats do
 
@@ -94,7 +100,24 @@ class Invariants:
         known = self._known[seat.index]
         if kind == journal.DECIDED:
             self._decision_durable(known, journal.decode_decided(record))
-        elif kind == journal.PROPOSED:
+        elif kind == journal.SNAPSHOT:
+            self._snapshot_durable(seat, known, decode_snapshot(record))
+        elif kind == journal.EVIDENCE:
+            self._evidence_durable(seat, known, record)
+        else:
+            self._promise_durable(seat, known, kind, record)
+
+    def _evidence_durable(self, seat: Seat, known: Known, record: bytes) -> None:
+        if record not in self._opened:
+            signed = open_batch(record, self.roster)
+            self._opened[record] = signed.head
+            self._batches[signed.head] = signed.batch
+        head = self._opened[record]
+        if self._batches[head].monitor == seat.index:
+            known.stated.add(head)
+
+    def _promise_durable(self, seat: Seat, known: Known, kind: str, record: bytes) -> None:
+        if kind == journal.PROPOSED:
             message = ENVELOPE.decode(record)
             assert isinstance(message, Propose)
             value = (cut_root(message.cut), message.posterior_root)
@@ -123,11 +146,33 @@ class Invariants:
     def _decision_durable(self, known: Known, certified: Certified) -> None:
         if certified.votes.epoch != known.epoch:
             raise Violation("epochs out of order", f"{certified.votes.epoch} after {known.epoch - 1}")
-        known.epoch += 1
+        self._stands_after(known, certified)
+
+    def _stands_after(self, known: Known, certified: Certified) -> None:
+        known.epoch = certified.votes.epoch + 1
         known.locked_view = known.gave_up_view = -1
         known.proposal = None
         known.cut = certified.cut
         self._cut_under[cut_root(certified.cut)] = certified.cut
+
+    def _snapshot_durable(self, seat: Seat, known: Known, snapshot: Snapshot) -> None:
+        """It says where the journal stood, or leaps forward to what others decided; all promises are still in it."""
+        epoch = snapshot.certified.votes.epoch + 1 if snapshot.certified else 0
+        if epoch < known.epoch:
+            raise Violation("a snapshot went back", f"monitor {seat.index}, epoch {known.epoch} to {epoch}")
+        if snapshot.certified is not None and epoch > known.epoch:
+            self._check_signatures(certificate_of(self.roster, snapshot.certified.votes))
+            self._stands_after(known, snapshot.certified)
+            known.leaps.add(epoch - 1)
+            known.announced = max(known.announced, epoch - 1)
+        promises = journal.Promises()
+        for kind, record in snapshot.records:
+            if kind == journal.EVIDENCE:
+                self._evidence_durable(seat, known, record)
+            else:
+                promises.replay(kind, record)
+        if (promises.high_view, promises.timed_out_view) != (known.locked_view, known.gave_up_view):
+            raise Violation("a snapshot without a promise", f"monitor {seat.index}, epoch {epoch}")
 
     def sent(self, seat: Seat, body: bytes) -> None:
         """An honest monitor sends a message."""
@@ -178,9 +223,11 @@ class Invariants:
         self._check_certificate(decision, value)
         if self.values.get(epoch, value) != value:
             raise Violation("two decisions in one epoch", f"epoch {epoch}")
+        if epoch in known.leaps:
+            return  # it tells what changed since the state it had before
         if epoch not in self.values:
             self.values[epoch] = value
-            self._check_value(seat, epoch, value)
+            self._check_value(epoch, value)
         outcome = msgspec.msgpack.encode((decision.changed, decision.proofs, decision.dissent))
         if self._outcomes.setdefault(epoch, outcome) != outcome:
             raise Violation("one decision means different things to honest monitors", f"epoch {epoch}")
@@ -212,22 +259,28 @@ class Invariants:
         if not holds:
             raise Violation("a certificate with a signature that does not hold", f"epoch {epoch}, signers {monitors}")
 
-    def _check_value(self, seat: Seat, epoch: int, value: Value) -> None:
+    def _check_value(self, epoch: int, value: Value) -> None:
         """The cut extends the last one, its evidence is authentic, and folding it anew gives the certified root."""
         cut = self._cut_under.get(value[0])
         if epoch != len(self.cuts) - 1 or cut is None:
             raise Violation("a decision that is in no journal", f"epoch {epoch}")
-        before = self.cuts[-1]
-        if any(new.seq < old.seq for old, new in zip(before, cut, strict=True)):
-            raise Violation("a cut that gives up what was decided", f"epoch {epoch}")
-        assert seat.monitor is not None
-        try:
-            links = seat.monitor.replica.evidence_log.between(before, cut)
-        except Conflict:
-            raise Violation("a cut that does not extend the last one", f"epoch {epoch}") from None
-        if isinstance(links, Gap):
-            raise Violation("a decision over evidence that is not held", f"epoch {epoch}")
-        batches = [link.batch for link in links]
+        batches: list[EvidenceBatch] = []
+        for monitor, (old, new) in enumerate(zip(self.cuts[-1], cut, strict=True)):
+            if new.seq < old.seq:
+                raise Violation("a cut that gives up what was decided", f"epoch {epoch}")
+            part: list[EvidenceBatch] = []
+            head = new.head
+            while len(part) < new.seq - old.seq:
+                batch = self._batches.get(head)
+                if batch is None:
+                    raise Violation("a decision over evidence that is not held", f"epoch {epoch}")
+                if (batch.monitor, batch.seq) != (monitor, new.seq - len(part)):
+                    raise Violation("a cut that does not extend the last one", f"epoch {epoch}")
+                part.append(batch)
+                head = batch.prev_hash
+            if head != old.head:
+                raise Violation("a cut that does not extend the last one", f"epoch {epoch}")
+            batches.extend(reversed(part))
         preview = self.posterior.preview(batches)
         if preview.root != value[1]:
             raise Violation("a certified posterior that does not follow", f"epoch {epoch}")
@@ -255,7 +308,8 @@ class Invariants:
         """An honest monitor announces a verdict."""
         if not seat.honest:
             return
-        self.verdict_ids.add(verdict.verdict_id)
+        if verdict.epoch not in self._known[seat.index].leaps:  # what it took over has another number elsewhere
+            self.verdict_ids.add(verdict.verdict_id)
         try:
             verify_verdict(verdict, self.roster)
         except VerificationError as error:
@@ -271,16 +325,21 @@ class Invariants:
         """How many decisions an honest monitor's disk holds."""
         return self._known[monitor].epoch
 
+    def leapt(self, monitor: int) -> bool:
+        """Whether an honest monitor ever took over a state, so that there are decisions it did not announce."""
+        return bool(self._known[monitor].leaps)
+
     def check_authorship(self, seat: Seat) -> None:
         """What is decided in an honest monitor's name is what it stated, and it stated every event once at most."""
-        assert seat.monitor is not None
         tip: Tip = self.cuts[-1][seat.index]
-        log = seat.monitor.replica.evidence_log
-        own = log.stretch(seat.index, tip.seq - 1, tip.seq)
-        if tip.seq >= 0 and (not own or log.collect(tip.head, tip.seq - 1, 1 << 30) != own):
-            raise Violation("evidence was decided that its author never stated", f"monitor {seat.index}")
         spoken: dict[str, int] = {}
-        for batch in log.batches(seat.index):
+        head, own = tip.head, list[EvidenceBatch]()
+        for _ in range(tip.seq + 1):
+            if head not in self._known[seat.index].stated:
+                raise Violation("evidence was decided that its author never stated", f"monitor {seat.index}")
+            own.append(self._batches[head])
+            head = own[-1].prev_hash
+        for batch in reversed(own):
             for item in batch.items:
                 if item.first_seq <= spoken.get(item.agent_id, -1):
                     raise Violation("events were stated twice", f"monitor {seat.index} about {item.agent_id}")

@@ -20,7 +20,9 @@ from tocsin.sim.timeline import MILLISECOND_NS, Streams
 # A simulated network is slower than a machine room: leaders gather for longer than by default.
 GATHER_NS = 20 * MILLISECOND_NS
 USUAL = ConsensusConfig(proposal_delay_ns=GATHER_NS)
-SMALL_LIMITS = ConsensusConfig(proposal_delay_ns=GATHER_NS, batches_per_cut=2, batches_ahead=3)
+SMALL_LIMITS = ConsensusConfig(
+    proposal_delay_ns=GATHER_NS, batches_per_cut=2, batches_ahead=3, keep_epochs=1, checkpoint_bytes=4096
+)
 IMPATIENT_NS = 150 * MILLISECOND_NS
 
 

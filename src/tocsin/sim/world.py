@@ -224,7 +224,7 @@ class World:
     def _check_end(self) -> None:
         for seat in self.honest:
             self.invariants.check_authorship(seat)
-            if set(seat.store) != self.invariants.verdict_ids:
+            if not self.invariants.leapt(seat.index) and set(seat.store) != self.invariants.verdict_ids:
                 raise Violation("a verdict that not all honest monitors have", f"monitor {seat.index}")
         for agent, name in enumerate(AGENTS):
             self._check_stated(agent, name)
