@@ -63,10 +63,18 @@ def processor_ns() -> tuple[int, int]:
 class Committee:
     """An async context manager. `decided[epoch][monitor]` = perf_counter when `monitor` had the certificate."""
 
-    def __init__(self, n: int, journal: Path, config: ConsensusConfig, delay_ns: Callable[[int], int] | None) -> None:
+    def __init__(
+        self,
+        n: int,
+        journal: Path,
+        config: ConsensusConfig,
+        delay_ns: Callable[[int], int] | None,
+        *,
+        adds_up: bool = False,
+    ) -> None:
         self.n = n
         self.signers = deterministic_signers(b"committee", n)
-        self.roster = roster_of("committee", self.signers)
+        self.roster = roster_of("committee", self.signers, adds_up=adds_up)
         self.decided: dict[int, dict[int, float]] = {}
         self.news = asyncio.Event()
         self._stated = [-1] * n

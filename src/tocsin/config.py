@@ -142,6 +142,16 @@ class Consensus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             le=600_000,
         ),
     ] = 500
+    leader_timeout_ms: Annotated[
+        int,
+        _knob(
+            "how long monitors wait for a leader of whom they hear nothing; the view timeout where that is shorter",
+            unit="milliseconds",
+            trade_off="shorter: a dead leader costs less; shorter than proposals take: good leaders are replaced",
+            ge=50,
+            le=600_000,
+        ),
+    ] = 500
 
 
 class Coordination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -250,7 +250,7 @@ def _report(
                         "decision": v.decision,
                         "confidence": v.confidence,
                         "epoch": v.epoch,
-                        "signers": sorted(v.certificate.signatures),
+                        "signers": list(v.certificate.monitors),
                         "reasons": [{"feature": feature, "log_bf_q32": nats} for feature, nats in v.reasons],
                     }
                     for v in result.verdicts

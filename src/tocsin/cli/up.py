@@ -72,7 +72,7 @@ class Announcer:
     def _print_forever(self) -> None:
         while True:
             verdict = self._waiting.get()
-            signers = ", ".join(map(str, sorted(verdict.certificate.signatures)))
+            signers = ", ".join(map(str, verdict.certificate.monitors))
             say(
                 f"verdict: {safe(verdict.agent_id)} {verdict.decision} "
                 f"(belief {percent(verdict.confidence)}, epoch {verdict.epoch}, signed by monitors {signers})"

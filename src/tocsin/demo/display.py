@@ -47,7 +47,7 @@ class VerdictLine:
     def of(cls, verdict: Verdict, monitors: int, judged: Judged | None) -> VerdictLine:
         """The line of `verdict`, signed by some of `monitors`."""
         reasons = ", ".join(name for name, _ in verdict.reasons[:3])
-        signers = tuple(sorted(verdict.certificate.signatures))
+        signers = verdict.certificate.monitors
         return cls(verdict.agent_id, verdict.confidence, verdict.epoch, signers, monitors, reasons, judged)
 
     @property

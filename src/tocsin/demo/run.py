@@ -87,7 +87,7 @@ class DemoResult:
                     "decision": v.decision,
                     "confidence": v.confidence,
                     "epoch": v.epoch,
-                    "signers": sorted(v.certificate.signatures),
+                    "signers": list(v.certificate.monitors),
                     "dissent": list(v.dissent),
                 }
                 for v in self.verdicts

@@ -207,7 +207,7 @@ class Engine:
                 self._on_verdict(verdict)
         elif emit.kind == "decided":
             self.decided_epoch = max(self.decided_epoch, emit.value.epoch)
-            self.certified_signers = tuple(sorted(emit.value.certificate.signatures))
+            self.certified_signers = emit.value.certificate.monitors
         elif emit.kind == "refused":
             reason = f"{emit.value}"
             self.refused[reason] = self.refused.get(reason, 0) + 1

@@ -79,6 +79,7 @@ class FleetService:
         consensus = ConsensusConfig(
             proposal_delay_ns=settings.consensus.proposal_delay_ms * MILLISECOND_NS,
             view_timeout_ns=settings.consensus.view_timeout_ms * MILLISECOND_NS,
+            leader_timeout_ns=settings.consensus.leader_timeout_ms * MILLISECOND_NS,
         )
         self.engine = Engine(
             data.roster,
