@@ -207,6 +207,15 @@ class Monitors:
         await self._readers.pop(i)
         self.up = {link for link in self.up if link[0] != i}
 
+    def lose_disk(self, i: int) -> None:
+        """Delete the journal of monitor i, which does not run, and let its next start say so."""
+        for file in self.directory.glob(f"{i}.db*"):
+            file.unlink()
+        path = self.directory / f"{i}.json"
+        config = json.loads(path.read_bytes())
+        config["consensus"]["rejoin"] = True
+        path.write_text(json.dumps(config))
+
     async def _read(self, i: int, process: Process) -> None:
         assert process.stdout is not None
         while line := await process.stdout.readline():

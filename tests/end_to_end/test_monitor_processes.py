@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks._processes import Monitors
@@ -83,6 +84,43 @@ def test_monitors_killed_at_random_moments_never_sign_twice_and_agree_in_the_end
             assert monitors.disagreements() == []
             assert monitors.double_votes == []
             assert len({slot[0] for slot in monitors.votes}) == 4  # the relays did see votes
+
+    asyncio.run(scenario())
+
+
+def test_a_monitor_that_lost_its_disk_takes_over_a_state_and_is_needed_again(
+    tmp_path: Path,
+) -> None:
+    config = msgspec.structs.replace(CONFIG, keep_epochs=2, checkpoint_bytes=4096)
+
+    async def rounds(monitors: Monitors, among: set[int], count: int) -> None:
+        for number in range(count):
+            newest = max(monitors.epochs())
+            monitors.state(among, agent=f"agent {number % 3}")
+            await monitors.until(lambda newest=newest: all(monitors.epochs()[i] > newest for i in among))
+
+    async def scenario() -> None:
+        async with Monitors(4, tmp_path, config) as monitors:
+            await rounds(monitors, {0, 1, 2, 3}, 6)
+            await monitors.kill(3)
+            monitors.lose_disk(3)
+            await rounds(monitors, {0, 1, 2}, 1)
+            known = max(monitors.epochs())
+            monitors.decided[3].clear()  # it knows nothing any more
+            voted = {slot for slot in monitors.votes if slot[0] == 3}
+            await monitors.start(3)
+            monitors.state({3})  # held back until it may sign
+            await monitors.until(lambda: monitors.epochs()[3] >= known)
+            assert min(monitors.decided[3]) >= known  # a state, not the decisions that led to it
+            await rounds(monitors, {0, 1, 2}, 4)
+            await monitors.agreed()
+            after = {slot for slot in monitors.votes if slot[0] == 3} - voted
+            assert after
+            assert min(epoch for _, epoch, _, _ in after) >= known + 3
+            await monitors.kill(0)
+            await rounds(monitors, {1, 2, 3}, 2)  # no quorum without it
+            assert monitors.disagreements() == []
+            assert monitors.double_votes == []
 
     asyncio.run(scenario())
 
