@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tocsin.aggregation.derive import KNOWN_SAMPLES, as_votes
-from tocsin.aggregation.hierarchy import Hierarchy
+from tocsin.aggregation.hierarchy import EXPECTED_AT_ONCE, Hierarchy
 from tocsin.aggregation.newcomers import Newcomers
 from tocsin.errors import InputError, UnknownAgent
 from tocsin.model.baseline import Level
@@ -131,6 +131,14 @@ def test_own_sums_and_what_is_expected_stand_side_by_side_until_an_agent_is_know
     assert (known.expected_from, known.expected_peers, known.confidence) == ("", 0, 1.0)
     assert all(f.expected is None for f in known.features)
     assert hierarchy.establish(["new"], Level.AGENT) == new
+
+
+def test_many_newcomers_at_once_do_not_hold_up_whoever_asks() -> None:
+    hierarchy, _ = fleet(20)
+    names = [f"n{k}" for k in range(EXPECTED_AT_ONCE + 1)]
+    hierarchy.observe(events(names, np.full((len(names), 2, 2), 100.0)))
+    assert not any(part.expected_from for part in hierarchy.establish(names, Level.AGENT).parts)
+    assert all(part.expected_from for part in hierarchy.establish(names[1:], Level.AGENT).parts)
 
 
 def test_nobody_known_is_said_and_unknown_agents_are_refused() -> None:

@@ -42,6 +42,7 @@ from tocsin.model.events import EventBatch
 FLUSH_NS = 1_000_000_000  # a climb every second, and 20 ms more for each region: climbing costs about
 FLUSH_NS_PER_REGION = 20_000_000  # 0.3 ms a region, so it stays below 2 % of a core at any fleet size
 SCOPES_NAMED = 3
+EXPECTED_AT_ONCE = 256  # newcomers
 AGENTS_AT_ONCE = 256  # whose vectors are copied together when the baselines of many agents are asked for
 
 
@@ -287,14 +288,16 @@ class Hierarchy:
     def of_each(self, agent_ids: list[str]) -> list[DistributedBaseline]:
         """Every one's own baseline as of now; of those with few events, what peers let one expect stands beside it.
 
+        Unless they are more than `EXPECTED_AT_ONCE`: each costs a millisecond. Ask for fewer at once then.
         Asking changes nothing: before there is a grid they are empty. Raises `UnknownAgent`.
         """
         found: list[DistributedBaseline] = []
-        newcomers = Newcomers(self.tree, self.leaves)
+        few = np.flatnonzero(self.leaves.members(agent_ids).events < ESTABLISHED_EVENTS).tolist()
+        asked = [agent_ids[k] for k in few] if len(few) <= EXPECTED_AT_ONCE else []
+        expected = Newcomers(self.tree, self.leaves).expect_each(asked)
         for start in range(0, len(agent_ids), AGENTS_AT_ONCE):
             some = agent_ids[start : start + AGENTS_AT_ONCE]
             events = self.leaves.members(some).events
-            expected = newcomers.expect_each([some[k] for k in np.flatnonzero(events < ESTABLISHED_EVENTS).tolist()])
             scopes = [_of_one(a, events[k : k + 1], expected.get(a)) for k, a in enumerate(some)]
             found += derive_all(self.leaves.each(some), self.leaves.grid, Level.AGENT, scopes)
         return found
