@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from tocsin.cli.app import app
 from tocsin.consensus import lean, outbox, sums, view_change
 from tocsin.consensus.certificate import verdict_id, verify_certificate, verify_verdict
 from tocsin.consensus.cut import empty_cut
@@ -37,6 +41,7 @@ from tocsin.model.steps import Received
 from tocsin.model.verdict import PosteriorEntry, QuorumCertificate, Roster, Verdict
 from tocsin.sim.latency import Costs, Faults, LatencyModel
 from tocsin.sim.links import Network
+from tocsin.stats.logodds import logistic
 from tocsin.trust.canonical import statement_bytes
 from tocsin.trust.keyring import (
     check_roster,
@@ -305,7 +310,7 @@ def test_a_verdict_with_a_sum_survives_its_file_and_names_its_scheme():
     decision = last_decision(one)
     entry = decision.changed[0]
     verdict = verdict_of(decision.certificate, entry, decision)
-    verdict = replace(verdict, confidence=1 / (1 + 2.718281828459045 ** (-entry.log_odds_q32 / 2**32)))
+    verdict = replace(verdict, confidence=logistic(entry.log_odds_q32))
     body = encode_certificate(verdict, one.roster)
     assert b'"scheme": "bls12-381"' in body
     read, roster = decode_certificate(body)
@@ -321,6 +326,29 @@ def test_a_verdict_with_a_sum_survives_its_file_and_names_its_scheme():
             decode_certificate(wrong)
     with pytest.raises(VerificationError):
         verify_verdict(replace(read, certificate=replace(read.certificate, aggregate=b"")), roster)
+
+
+def test_a_file_with_a_sum_is_verified_on_the_command_line(tmp_path: Path):
+    one = LatencyModel(4, STEADY, FREE, config=CONFIG, adds_up=True, nats=30)
+    one.agree(range(4))
+    decision = last_decision(one)
+    verdict = verdict_of(decision.certificate, decision.changed[0], decision)
+    verdict = replace(verdict, confidence=logistic(verdict.entry.log_odds_q32))
+    file, pinned, another_roster = tmp_path / "one.cert.json", tmp_path / "roster.json", tmp_path / "other.json"
+    file.write_bytes(encode_certificate(verdict, one.roster))
+    pinned.write_text(json.dumps(roster_to_dict(one.roster)))
+    another_roster.write_text(json.dumps(roster_to_dict(replace(one.roster, bls_keys=(), bls_proofs=()))))
+    told = CliRunner().invoke(app, ["verify", str(file), "--roster", str(pinned), "--json"])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["scheme"] == "bls12-381"
+    assert json.loads(told.stdout)["signers"] == list(decision.certificate.signers)
+    refused = CliRunner().invoke(app, ["verify", str(file), "--roster", str(another_roster)])
+    assert isinstance(refused.exception, VerificationError)
+    body = json.loads(file.read_text())
+    body["signers"] = [*body["signers"][:-1], 3 if body["signers"][-1] != 3 else 2]
+    file.write_text(json.dumps(body))
+    refused = CliRunner().invoke(app, ["verify", str(file), "--roster", str(pinned)])
+    assert isinstance(refused.exception, VerificationError)
 
 
 # --- lean messages
