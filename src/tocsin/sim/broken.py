@@ -9,6 +9,7 @@ from tocsin.consensus.evidence_log import Gap
 from tocsin.consensus.inputs import Input
 from tocsin.consensus.messages import Certified, Cut, PhaseName, Propose, Sync, Timeout, TimeoutCertificate
 from tocsin.consensus.replica import Replica
+from tocsin.consensus.tally import Question, Tally
 from tocsin.model.posterior import Preview
 from tocsin.model.steps import Effect, Persist
 from tocsin.model.verdict import Roster
@@ -139,6 +140,16 @@ class TimeoutsAnew(Replica):
     def _give_up(self, view: int) -> None:
         self._promises.timeout = None
         super()._give_up(view)
+
+
+class ClaimsBelieved(Tally):
+    """Counts the shares that a helper says hold."""
+
+    def answer(self, helper: int, good: set[int]) -> list[Question]:
+        if helper in self._asked:
+            shares = self._asked[helper].shares
+            self.votes.update((monitor, shares[monitor]) for monitor in good & shares.keys())
+        return super().answer(helper, good)
 
 
 # --- values

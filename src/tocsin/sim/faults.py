@@ -27,6 +27,8 @@ LIES = (
     "eager",  # vote for everything that is proposed or prepared, in any view, after timeouts too
     "phase",  # votes for another phase or view
     "fake vote",  # votes whose signature does not hold
+    "misjudge",  # claim of shares that one was asked about what is not so
+    "spoil",  # states of another size, and chunks of them that do not hold
     "early",  # announce prepared values as decided
     "invent",  # announce a decision with made-up signatures
     "repeat signer",  # announce a decision that one monitor signed n - f times
@@ -38,7 +40,7 @@ LIES = (
     "alter",  # flip a bit
     "mute",  # keep silent to some
 )
-ROLES = ("twins", "liar", "silent", "lying disk")
+ROLES = ("twins", "liar", "silent", "lying disk", "lost disk")
 NETWORK = ("loss", "delay", "duplicate", "clog", "one way", "partition", "narrow")
 RECORDS = (journal.VOTED, journal.LOCKED, journal.TIMED_OUT, journal.PROPOSED, journal.DECIDED, journal.EVIDENCE)
 CRASHES_AT = {f"crash when {kind}": kind for kind in RECORDS}  # fault -> the record that its victim has just written
@@ -102,8 +104,12 @@ def draw(seed: int, monitors: int) -> Schedule:
     faulty = tuple(sorted(rng.sample(range(monitors), count)))
     faults: list[Fault] = []
     for monitor in faulty:
-        (role,) = rng.choices(ROLES, (6, 2, 1, 1))
+        (role,) = rng.choices(ROLES, (6, 2, 1, 1, 2))
         faults.append(Fault(role, who=(monitor,)))
+        if role == "lost disk":  # when it crashes for the first time
+            start = rng.randrange(HEAL_NS)
+            stop = start + rng.randrange(5, 400) * MILLISECOND_NS
+            faults.append(Fault(f"crash when {journal.VOTED}", start, min(HEAL_NS, stop), (monitor,)))
     if faulty:  # liars collude: what one tells, all tell
         for lie in LIES:
             told = rng.choice((0.0, 0.0, 0.2, 1.0))

@@ -28,6 +28,9 @@ from tocsin.consensus.messages import (
     PhaseName,
     Prepared,
     Propose,
+    Sifted,
+    StateChunk,
+    StateOffer,
     Sum,
     Sync,
     Timeout,
@@ -78,6 +81,9 @@ class Liar(Replica):
             Vote: self._lie_in_vote,
             Prepared: self._lie_in_certificate,
             EvidenceMessage: self._lie_in_evidence,
+            Sifted: self._lie_in_claim,
+            StateOffer: self._lie_in_offer,
+            StateChunk: self._lie_in_chunk,
         }
 
     def step(self, now_ns: int, event: Input) -> list[Effect]:
@@ -178,6 +184,13 @@ class Liar(Replica):
         if self._rng.random() < 0.5:
             junk = self._signer.share(VOTE, junk) if self._roster.adds_up else self._signer.sign(VOTE, junk)
         return junk
+
+    def _lie_in_claim(self, message: Sifted) -> list[AnyMessage]:
+        if not self._tells("misjudge"):
+            return [message]
+        others = bitmap_of([i for i in range(self._roster.n) if self._rng.random() < 0.5], self._roster.n)
+        everybody = bitmap_of(range(self._roster.n), self._roster.n)
+        return [msgspec.structs.replace(message, good=self._rng.choice((others, everybody)))]
 
     # --- proposals
 
@@ -305,6 +318,19 @@ class Liar(Replica):
             return msgspec.structs.replace(certificate, votes=certificate.votes * times)
         certificate = view_change.sum_of_timeouts(self._roster, mine)
         return certificate and msgspec.structs.replace(certificate, sums=certificate.sums * times)
+
+    # --- states
+
+    def _lie_in_offer(self, message: StateOffer) -> list[AnyMessage]:
+        if not self._tells("spoil") or self._rng.random() < 0.5:
+            return [message]
+        return [msgspec.structs.replace(message, leaves=self._rng.choice((0, message.leaves // 2, message.leaves + 3)))]
+
+    def _lie_in_chunk(self, message: StateChunk) -> list[AnyMessage]:
+        if not self._tells("spoil"):
+            return [message]
+        spoilt = tuple(self._damaged(item) if item else item for item in message.items)
+        return [msgspec.structs.replace(message, items=self._rng.choice((spoilt, message.items[:-1])))]
 
     # --- evidence
 

@@ -20,6 +20,7 @@ from tocsin.detection import fusion
 from tocsin.model.verdict import Roster, Statement
 from tocsin.sim.broken import (
     Amnesia,
+    ClaimsBelieved,
     CommitsLate,
     CommitsUnprepared,
     CutsShrink,
@@ -188,6 +189,7 @@ MUTANTS = (
         Build(),
         lambda: patched((sums, "shares_hold", _always), (view_change, "spoilers", _no_spoilers)),
     ),
+    Mutant("what helpers claim is believed", Build(), lambda: patched((voting, "Tally", ClaimsBelieved))),
     Mutant(
         "one monitor's timeouts count as those of many",
         Build(),
@@ -211,6 +213,7 @@ MUTANTS = (
     Mutant("the lock is forgotten in a crash", _runs(LockForgotten)),
     Mutant("votes are forgotten in a crash", _runs(VotesForgotten)),
     Mutant("timeouts are forgotten in a crash", _runs(TimeoutForgotten)),
+    Mutant("a lost journal is not admitted", Build(admits_loss=False)),
     Mutant("messages leave before records are durable", _runs(SendsFirst)),
     Mutant("decisions are not announced after a crash", _runs(DecisionsUnannounced)),
     Mutant("evidence is stated again after a crash", Build(monitor=StatesAgain)),

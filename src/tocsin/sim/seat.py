@@ -61,9 +61,11 @@ class Seat:
     ) -> None:
         self.index, self.copy = place
         self.position = position
+        role = schedule.role(self.index)
         self.honest = self.index not in schedule.faulty
+        self.loses_disk = role == "lost disk"  # honest otherwise
         self.monitor: Monitor | None = None
-        self.disk = Disk(lying=schedule.role(self.index) == "lying disk")
+        self.disk = Disk(lying=role == "lying disk")
         self.store: dict[str, Verdict] = {}
         self._crash_after = NEVER  # effects of the next step that still happen
         self._down_ns = 0  # and how long it takes to come back
@@ -79,6 +81,7 @@ class Seat:
         self._send = send
         self._watcher = watcher
         self._incarnation = 0
+        self._lost_it = False
         self._read = 0  # entries of the ingest log that were analysed since the last start
         self._timers: dict[str, int] = {}  # token -> how often it was set
         self._waiting: deque[MonitorInput] = deque()  # for the processor, in the order in which they came
@@ -119,6 +122,9 @@ class Seat:
         self.monitor = None
         for kind, record in self.disk.crash(self._rng):
             self._watcher.durable(self, kind, record)
+        if self.loses_disk and not self._lost_it:
+            self._lost_it = True
+            self.disk = Disk()
         self._offset_ns += self._rng.randrange(-5, 5) * SECOND_NS  # clocks do not go back but between two lives
         self._timeline.at(self._timeline.now_ns + self._down_ns, self.boot)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tocsin.consensus import outbox
+from tocsin.consensus import outbox, tally, transfer
 from tocsin.consensus.inputs import ConsensusConfig
 from tocsin.sim.patching import patched
 from tocsin.sim.signatures import signatures_of
@@ -25,19 +25,28 @@ SMALL_LIMITS = ConsensusConfig(
 )
 IMPATIENT_NS = 150 * MILLISECOND_NS
 
+_LEAN = ((outbox, "LEAN_FROM", 1),)
+# Groups of two shares, two helpers for each, and nothing that a leader bisects by itself.
+_SIFTS = ((tally, "SIFT_FROM", 1), (tally, "GROUP", 2), (tally, "HELPERS", 2), (tally, "BISECTED", 0))
+
+_CHUNKS = ((transfer, "MAX_LEAVES_PER_CHUNK", 2),)
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """`adds_up`: the roster has BLS keys. `lean`: cuts are told by what they add."""
+    """`adds_up`: the roster has BLS keys. `lean`: cuts are told by what they add. `sifts`: leaders ask helpers."""
 
     config: ConsensusConfig
     adds_up: bool
     lean: bool
+    sifts: bool
 
     @contextmanager
     def in_force(self, seed: int) -> Generator[None]:
         """While the run of `seed` goes on."""
-        with signatures_of(seed), patched((outbox, "LEAN_FROM", 1 if self.lean else outbox.LEAN_FROM)):
+        small = self.config.keep_epochs == SMALL_LIMITS.keep_epochs
+        as_if_large = [*(_LEAN if self.lean else ()), *(_SIFTS if self.sifts else ()), *(_CHUNKS if small else ())]
+        with signatures_of(seed), patched(*as_if_large):
             yield
 
 
@@ -47,4 +56,4 @@ def shape_of(streams: Streams) -> Shape:
     config = rng.choice((USUAL, USUAL, SMALL_LIMITS))
     if rng.random() < 1 / 3:
         config = msgspec.structs.replace(config, leader_timeout_ns=IMPATIENT_NS)
-    return Shape(config, adds_up=rng.random() < 1 / 3, lean=rng.random() < 1 / 3)
+    return Shape(config, adds_up=rng.random() < 1 / 3, lean=rng.random() < 1 / 3, sifts=rng.random() < 1 / 2)

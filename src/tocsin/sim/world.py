@@ -60,6 +60,7 @@ class Build:
     replica: type[Replica] = Replica
     monitor: type[Monitor] = Monitor
     believed: Callable[[Roster], Roster] = lambda roster: roster
+    admits_loss: bool = True  # of its journal
 
 
 @lru_cache(maxsize=16)
@@ -120,7 +121,10 @@ class World:
             rng = self.streams.of("lies", seat.position)
             replica = Liar(roster, me, signer, FleetPosterior(roster), self.shape.config, self._lies, rng)
             return Monitor(me, replica, detector)
-        return build.monitor(me, build.replica(roster, me, signer, FleetPosterior(roster), self.shape.config), detector)
+        config = self.shape.config
+        if seat.loses_disk and build.admits_loss and self.roster.f:
+            config = msgspec.structs.replace(config, rejoin=True)
+        return build.monitor(me, build.replica(roster, me, signer, FleetPosterior(roster), config), detector)
 
     # --- the plan
 
