@@ -65,6 +65,31 @@ def test_halves_certify_nothing_until_they_meet_again(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_what_half_of_them_would_decide_is_marked_and_then_replaced(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, provisional_delay_ns=300 * MILLISECOND_NS)
+
+    async def scenario() -> None:
+        async with Monitors(4, tmp_path, config) as monitors:
+            monitors.split({0, 1})
+            await monitors.until(lambda: len(monitors.up) == 4)
+            strong = {"agent_id": "ada", "first_seq": 0, "last_seq": 9, "log_e_q32": 30 << 32, "log_bf_q32": 30 << 32}
+            for i in range(4):
+                monitors.tell(i, {"state": [strong]})
+
+            def said(kind: str) -> set[int]:
+                return {
+                    i for i, event in monitors.events if event["event"] == kind and event["flagged"] == {"ada": True}
+                }
+
+            await monitors.until(lambda: said("provisional") == {0, 1, 2, 3})
+            assert said("decided") == set()
+            monitors.heal()
+            await monitors.until(lambda: said("decided") == {0, 1, 2, 3})
+            assert monitors.disagreements() == []
+
+    asyncio.run(scenario())
+
+
 def test_monitors_killed_at_random_moments_never_sign_twice_and_agree_in_the_end(tmp_path: Path) -> None:
     seed = 1  # `python -m benchmarks.consensus_sockets` kills more often
     rng = random.Random(seed)

@@ -124,6 +124,11 @@ class Cluster:
                 cast.setdefault((i, m.epoch, m.view, m.phase), set()).add((m.cut_root, m.posterior_root))
         return [slot for slot, values in cast.items() if len(values) > 1]
 
+    def armed(self, i: int) -> set[str]:
+        """Timers of monitor i that will fire."""
+        waiting = [event for _, _, monitor, event in self._queue if monitor == i and isinstance(event, tuple)]
+        return {token for token, number in waiting if self._timers[i, token] == number}
+
     def epochs(self) -> list[int]:
         return [replica.epoch for replica in self.replicas]
 

@@ -45,6 +45,10 @@ class Fold(Protocol):
         """Make a preview of the current state the new state. Other outstanding previews become invalid."""
         ...
 
+    def changes(self, handle: object) -> FoldResult:
+        """What committing a preview of the current state would change. Changes nothing."""
+        ...
+
     def folded(self) -> Folded:
         """What is committed, to be taken elsewhere."""
         ...

@@ -30,6 +30,7 @@ class ConsensusConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     proposal_delay_ns: int = 10 * MILLISECOND_NS  # the leader gathers evidence for at most this long
     view_timeout_ns: int = 500 * MILLISECOND_NS  # first view of an epoch; doubles with each further view
+    provisional_delay_ns: int = 2_000 * MILLISECOND_NS  # evidence not certified for so long is judged provisionally
     max_doublings: int = 6
     # Shorter than the view timeout: whoever heard of no proposal for so long gives up on the leader already.
     leader_timeout_ns: int = 500 * MILLISECOND_NS

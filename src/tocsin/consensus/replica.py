@@ -36,10 +36,10 @@ from tocsin.consensus.messages import (
     TimeoutCertificate,
     Vote,
 )
+from tocsin.consensus.provisional import PROVISIONAL_TIMER, Minority
 from tocsin.consensus.pruning import CHECKPOINT_TIMER
 from tocsin.consensus.quorum import leader_of
 from tocsin.consensus.transfer import STATE_TIMER
-from tocsin.consensus.voting import Voter
 from tocsin.errors import WireError
 from tocsin.model.posterior import Decision
 from tocsin.model.steps import Effect, Fired, Received
@@ -49,10 +49,11 @@ from tocsin.trust.signing import Signer
 __all__ = ["ConsensusConfig", "Decision", "Replica"]
 
 
-class Replica(Voter):
+class Replica(Minority):
     """Monitor `me` of `roster`. Feed `Start()` once, after `recover` if there is a journal, then any inputs.
 
-    Emits "decided" (Decision), "equivocation" (Equivocation), "refused" (reason as str) and "view" ((epoch, view)).
+    Emits "decided" (Decision), "provisional" (Decision, see provisional.py), "equivocation" (Equivocation), "refused"
+    (reason as str) and "view" ((epoch, view)).
     Raises ConfigError for a roster that does not fit; `step` raises nothing for any bytes received.
     """
 
@@ -153,6 +154,8 @@ class Replica(Voter):
             self._evidence.retry(self._cut, self._leader())
         elif token == CHECKPOINT_TIMER:
             self._checkpoint(on_timer=True)
+        elif token == PROVISIONAL_TIMER:
+            self._say_provisionally()
         elif token == STATE_TIMER:
             self._search()
         elif token == f"propose {self._epoch}":
@@ -182,6 +185,8 @@ class Replica(Voter):
             and (uncut or self.view > 0 or self._examined or self._promises.prepared_view >= 0)
         ):
             self._arm()
+        if uncut:
+            self._watch_for_quorum()
         self._watch_size()
 
     def _settle(self) -> Gap | None:
@@ -197,6 +202,7 @@ class Replica(Voter):
                 return None
 
     def _end_epoch(self) -> None:
+        super()._end_epoch()
         self._disarm()
         self._out.cancel(f"propose {self._epoch}")
 

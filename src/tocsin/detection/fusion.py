@@ -176,9 +176,9 @@ class FleetPosterior:
 
     def commit(self, handle: object) -> FoldResult:
         """See consensus/fold.py. Raises ValueError for a preview of another state."""
-        if not isinstance(handle, tuple) or handle[0] is not self._state:
-            raise ValueError("the preview is not of the current state")
-        return self._become(cast(_State, handle[1]))
+        result = self.changes(handle)
+        self._state = cast(tuple[_State, _State], handle)[1]
+        return result
 
     def folded(self) -> Folded:
         """See consensus/fold.py."""
@@ -200,7 +200,8 @@ class FleetPosterior:
         state.fleet_size = self._fleet_size(state.declared, len(state.corroborated))
         self._decide(_State(), state, set(state.statements))
         self._grow(state, set(state.statements))
-        return self._become(state)
+        before, self._state = self._state, state
+        return self._changes(before, state)
 
     def spoken(self, monitor: int) -> Iterator[tuple[str, int, int]]:
         """(agent, kind of evidence, last number) of what is certified that `monitor` spoke about."""
@@ -212,8 +213,13 @@ class FleetPosterior:
     def _leaf(self, name: str, said: _Statements) -> bytes:
         return agent_bytes(name, ((m, said.numbers_of(m)) for m in range(self._n) if said.spoke(m)))
 
-    def _become(self, after: _State) -> FoldResult:
-        before, self._state = self._state, after
+    def changes(self, handle: object) -> FoldResult:
+        """See consensus/fold.py. Raises ValueError for a preview of another state."""
+        if not isinstance(handle, tuple) or handle[0] is not self._state:
+            raise ValueError("the preview is not of the current state")
+        return self._changes(self._state, cast(_State, handle[1]))
+
+    def _changes(self, before: _State, after: _State) -> FoldResult:
         changed = [
             entry
             for name, entry in after.entries.items()

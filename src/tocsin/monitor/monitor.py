@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from tocsin.consensus.inputs import Start, SubmitEvidence
 from tocsin.consensus.replica import Replica
 from tocsin.detection.detector import Observation
@@ -150,6 +152,10 @@ class Monitor:
             if isinstance(effect, Emit) and effect.kind == "decided":
                 verdicts = verdicts_of(effect.value, now_ns // 1_000_000, self._reasons_of)
                 out.extend(Emit("verdict", verdict) for verdict in verdicts)
+            elif isinstance(effect, Emit) and effect.kind == "provisional":
+                verdicts = verdicts_of(effect.value, now_ns // 1_000_000, self._reasons_of)
+                marked = tuple(msgspec.structs.replace(verdict, provisional=True) for verdict in verdicts)
+                out.append(Emit("provisional verdicts", marked))
         return out
 
     def _reasons_of(self, agent_id: str) -> tuple[Reason, ...]:

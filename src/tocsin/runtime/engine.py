@@ -64,6 +64,7 @@ class Engine:
         self.roster = roster
         self.clock = clock
         self.verdicts: dict[str, Verdict] = {}
+        self._provisional: dict[int, tuple[Verdict, ...]] = {}  # by monitor, until it sees a decision
         self.refused: dict[str, int] = {}
         self.equivocations: set[int] = set()
         self.decided_epoch = -1
@@ -199,13 +200,21 @@ class Engine:
                 found.extend(e for e in attested_items(open_batch(raw, self.roster)) if e.agent_id == agent_id)
         return found
 
-    def _emitted(self, _: int, emit: Emit) -> None:
+    @property
+    def provisional(self) -> list[Verdict]:
+        """What the witness would decide about, if a quorum could be reached: marked, and certified by nobody."""
+        return list(self._provisional.get(self.witness.me, ()))
+
+    def _emitted(self, monitor: int, emit: Emit) -> None:
         if emit.kind == "verdict":
             verdict: Verdict = emit.value
             if verdict.verdict_id not in self.verdicts:
                 self.verdicts[verdict.verdict_id] = verdict
                 self._on_verdict(verdict)
+        elif emit.kind == "provisional verdicts":
+            self._provisional[monitor] = emit.value
         elif emit.kind == "decided":
+            self._provisional.pop(monitor, None)
             self.decided_epoch = max(self.decided_epoch, emit.value.epoch)
             self.certified_signers = emit.value.certificate.monitors
         elif emit.kind == "refused":
@@ -226,6 +235,8 @@ class Engine:
             "alarm_log_e_nats": math.log(max(1, detector.fleet_size) * 1e6 / self.roster.alpha_ppm),
             "evidence_stated": sum(m.evidence_stated for m in self.monitors),
             "verdicts": len(self.verdicts),
+            "certifying": self.witness.me not in self._provisional,
+            "provisional": [{"agent_id": v.agent_id, "decision": v.decision} for v in self.provisional],
             "agents_flagged": sum(entry.flagged for entry in self.entries.values()),
             "epoch": self.decided_epoch,
             "monitors": self.roster.n,

@@ -6,7 +6,8 @@ happens goes as JSON lines to standard output, so that whatever starts it needs 
     in   {"state": [{"agent_id": "ada", "first_seq": 0, "last_seq": 7, "log_e_q32": 1, "log_bf_q32": 1}]}
          {"ask": "beliefs"}                                   {"ask": "network"}
     out  {"event": "ready", "port": 4711}                {"event": "link", "peer": 2, "up": true}
-         {"event": "decided", "epoch": 0, "cut": "…", "posterior": "…", "at_ns": 1}
+         {"event": "decided", "epoch": 0, "cut": "…", "posterior": "…", "at_ns": 1, "flagged": {}}
+         {"event": "provisional", "epoch": 0, "flagged": {"ada": true}}
          {"event": "beliefs", "provisional": true, "reachable": 1, "quorum": 3, "epoch": 1, "agents": {…}}
          {"event": "network", "measured": 60, "unanswered": 0, "site": "2", "error": 0.1, "round_trips_ms": {"0": 41.5}}
 
@@ -150,8 +151,12 @@ class MonitorProcess:
                 epoch=emit.value.epoch,
                 cut=statement.cut_root.hex(),
                 posterior=statement.posterior_root.hex(),
+                flagged={entry.agent_id: entry.flagged for entry in emit.value.changed},
                 at_ns=time.monotonic_ns(),
             )
+        elif emit.kind == "provisional":
+            changed = {entry.agent_id: entry.flagged for entry in emit.value.changed}
+            self._tell("provisional", epoch=emit.value.epoch, flagged=changed)
         elif emit.kind == "refused":
             self._tell("refused", reason=f"{emit.value}")
 

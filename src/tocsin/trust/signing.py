@@ -27,6 +27,7 @@ EVIDENCE = b"tocsin/1 evidence batch"
 PROPOSE = b"tocsin/1 propose"
 VOTE = b"tocsin/1 vote"
 TIMEOUT = b"tocsin/1 timeout"
+PROVISIONAL = b"tocsin/1 provisional"  # one monitor's word, which nobody counts
 LINK = b"tocsin/1 link"  # who is at the other end of a connection
 _BLS_SEED = b"tocsin/1 bls seed"
 DITHER = b"tocsin/1 dither"  # a secret for rounds of correlation: this signature never leaves its process
