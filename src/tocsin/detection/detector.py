@@ -51,7 +51,7 @@ class DetectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_agents: int = 1 << 20
     max_actions: int = 4096
     max_contexts: int = 32
-    max_groups: int = 256
+    max_groups: int = 1 << 16
     max_baseline_events: int = 2_000_000
     seed: int = 0
 
@@ -89,7 +89,9 @@ class FleetDetector:
         self._belief = np.zeros(0, np.float64)
         self._last = np.zeros((0, CHANNELS, 2))  # each channel's latest log_e and belief per agent; NaN = none yet
         self._shares = np.zeros((0, CHANNELS))  # of the mean over channels, fixed once an agent is judged
-        self._numeric = NumericChannel(self.config.max_contexts, self.config.max_baseline_events)
+        self._numeric = NumericChannel(
+            self.config.max_contexts, self.config.max_baseline_events, self.config.max_groups
+        )
         self._sessions = SessionChannel(self.config.seed, self.config.max_baseline_events)
         self._spans = SpanChannel(self.config.max_baseline_events)
         self._novelty = NoveltyChannel()

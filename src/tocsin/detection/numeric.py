@@ -1,7 +1,8 @@
 """Numeric features: each agent against its own baseline in the same context, less what the whole fleet does.
 
-A normal score g of every innovation feeds bets exp(b g - b^2 / 2), b of both signs and two sizes, whose expectation is
-at most one when g is no heavier than normal. A two-state switching alternative (Herbster & Warmuth 1998; the forward
+A normal score g of every innovation feeds bets of both signs and two sizes b: exp(b g) / cosh(b g), whose expectation
+is one for every symmetric law, and exp(b g - b^2 / 2) where contexts have bets of their own and g is no heavier than
+normal. A two-state switching alternative (Herbster & Warmuth 1998; the forward
 recursion of a hidden Markov model) turns them into an e-process: it waits, bets while a shift lasts, and stops. Scopes:
 all contexts (shifts below TOLERANCE of the scale are taken for a benign recalibration), and each coarse and each fine
 context relative to the agent's own recent level.
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from tocsin.detection.joint import Machine, beliefs, fit_machines
 from tocsin.detection.numeric_bets import BETS, N_BETS, held_out, judge
 from tocsin.detection.numeric_fit import OWN_SHAPE_ROWS, SCORES, Shape, fit_shape
+from tocsin.detection.wandering import wandering
 from tocsin.detection.warp import Warp, fit_warp
 
 F64 = NDArray[np.float64]
@@ -34,8 +36,9 @@ SHORT_NATS = 0.0  # the same for many short baselines, above the log of their nu
 class NumericChannel:
     """Baseline rows until `establish`, then per agent the switching wealth of every feature, scope and bet."""
 
-    def __init__(self, max_contexts: int, max_baseline_rows: int) -> None:
+    def __init__(self, max_contexts: int, max_baseline_rows: int, max_groups: int) -> None:
         self.max_contexts = max_contexts
+        self.max_groups = max_groups  # the last stands for all others, whose common shifts are not known
         self.max_baseline_rows = max_baseline_rows
         self.dropped = 0
         self.ignored_values = 0  # infinite; NaN means missing
@@ -51,12 +54,11 @@ class NumericChannel:
         self._split = False  # whether contexts have bets of their own
         self._machines: dict[int, Machine] = {}
         self._wealth = np.zeros((0, 0, 0, 0, 0))
-        self._memory = np.zeros((0, 0, 5))
+        self._memory = np.zeros((0, 0, 6))
         self._fleet = np.zeros((0, 0))  # what the fleet shares: per context, per group, and, last, over all
         self._group_of = np.zeros(0, np.int64)  # each agent's last in the baseline, -1 where it has none
-        self._group_rate = np.zeros(
-            1
-        )  # one in the number of members, 0 where too few to have a median; last: later ones
+        # One in the number of members, 0 where too few to have a median, -1 where unknown; last: later ones.
+        self._group_rate = np.zeros(1)
 
     def establish(self) -> None:
         """Fit locations, memory, scales and shapes on the baseline rows so far; wealth of known agents is kept."""
@@ -74,7 +76,7 @@ class NumericChannel:
         self._split = contexts > 1 and cells <= MAX_CELLS
         rows = np.bincount(agent, minlength=agents)
         mostly_rich = 2 * int(rows[rows >= OWN_SHAPE_ROWS].sum()) >= agent.shape[0]
-        self._warp = fit_warp(context, values, contexts, mostly_rich=mostly_rich)
+        self._warp = fit_warp(agent, context, values, contexts, mostly_rich=mostly_rich)
         values = self._warp.apply(values)
         self._shape = fit_shape(agent, context, values, agents, contexts)
         self._shape.temper = self._tempers(agent, context, values, agents, contexts)
@@ -82,6 +84,7 @@ class NumericChannel:
         members = np.bincount(self._group_of[self._group_of >= 0])
         alone = np.count_nonzero(members) < 2  # one group is the fleet
         rates = np.where((members >= MIN_FLEET) & ~alone, 1.0 / np.maximum(members, 1), 0.0)
+        rates[self.max_groups - 1 :] = -1.0
         self._group_rate = np.append(rates, 0.0)
         self._fleet = np.zeros((contexts + self._group_rate.shape[0] + 1, values.shape[1]))
 
@@ -89,7 +92,8 @@ class NumericChannel:
         """Per agent and feature the largest power at which the held-back second half of the baseline is unremarkable.
 
         An agent with a long baseline answers for itself; short baselines answer together, feature by feature, by the
-        highest wealth among them, which under the model is seldom far above their number.
+        highest wealth among them, which under the model is seldom far above their number. That shows what goes wrong
+        often; what wanders slowly shows in the long-run variance, by which bets are tempered as well.
         """
         temper = np.ones((agents, values.shape[1]))
         rows = np.bincount(agent, minlength=agents)
@@ -101,7 +105,7 @@ class NumericChannel:
         learn = 2 * rank < rows[agent]
         held = ~learn
         half = fit_shape(agent[learn], context[learn], values[learn], agents, contexts)
-        worst = np.empty((agents, values.shape[1]))
+        worst, scores = np.empty((agents, values.shape[1])), np.full((int(held.sum()), values.shape[1]), np.nan)
         undecided = np.ones(temper.shape, np.bool_)
         together = SHORT_NATS + math.log(max(int(poor.sum()), 1))
         limit = np.where(rich, HELD_OUT_NATS, together)[:, None]
@@ -115,18 +119,20 @@ class NumericChannel:
                 half.scale,
                 half.knots,
                 half.own,
+                half.fleet,
                 half.tolerance,
                 SCORES,
                 power,
                 self._split,
                 worst,
+                scores,
             )
             temper[undecided] = power
             failed = worst > limit
             failed[poor] = failed[poor].any(axis=0)
             undecided &= failed
         temper[undecided] = 0.0
-        return temper
+        return temper / wandering(agent[held], scores, rich)
 
     def observe(
         self,
@@ -175,8 +181,10 @@ class NumericChannel:
             shape.scale,
             shape.knots,
             shape.own,
+            shape.fleet,
             shape.temper,
             shape.tolerance,
+            np.median(shape.scale, axis=0),
             SCORES,
             self._fleet,
             1.0 / max(agents, 1) if agents >= MIN_FLEET else 0.0,
@@ -251,7 +259,7 @@ class NumericChannel:
             wealth = np.zeros((size, features, scopes, N_BETS, 4))
             wealth[:, :, :, :, 0] = 1.0
             wealth[:, :, :, :, 2] = 1.0
-            memory = np.zeros((size, features, 5))
+            memory = np.zeros((size, features, 6))
             if have[0]:
                 wealth[: have[0], :, : have[2]] = self._wealth
                 memory[: have[0]] = self._memory

@@ -60,26 +60,30 @@ class Warp:
         return score if scale is None else float(np.interp(score, scale.scores, scale.values))
 
 
-def fit_warp(context: I32, values: F64, contexts: int, *, mostly_rich: bool) -> Warp:
+def fit_warp(agent: I32, context: I32, values: F64, contexts: int, *, mostly_rich: bool) -> Warp:
     """Scales from baseline rows `(n, d)`."""
     if mostly_rich:
         return Warp((None,) * values.shape[1])
-    return Warp(tuple(_scale(context, values[:, j], contexts) for j in range(values.shape[1])))
+    return Warp(tuple(_scale(agent, context, values[:, j], contexts) for j in range(values.shape[1])))
 
 
-def _scale(context: I32, column: F64, contexts: int) -> Scale | None:
+def _scale(agent: I32, context: I32, column: F64, contexts: int) -> Scale | None:
     good = np.isfinite(column)
+    a: I32 = agent[good]
     c: I32 = context[good]
     x: F64 = column[good]
     if x.shape[0] == 0:
         return MUTE
     count = np.maximum(np.bincount(c, minlength=contexts), 1)
     residual = x - (np.bincount(c, x, contexts) / count)[c]
-    spread = float(np.mean(residual**2))
+    # Each agent by its own level and scale: a fleet of agents that differ in these has no heavy tail for that.
+    rows = np.maximum(np.bincount(a), 1)
+    residual -= (np.bincount(a, residual) / rows)[a]
+    residual /= np.sqrt(np.maximum(np.bincount(a, residual**2) / rows, 1e-300))[a]
     found, ties = np.unique(x, return_counts=True)
     if int(ties.max()) > ALMOST_CONSTANT * x.shape[0]:
         return MUTE
-    if float(np.mean(residual**4)) <= HEAVY_KURTOSIS * spread**2:
+    if float(np.mean(residual**4)) <= HEAVY_KURTOSIS:
         return None
     below = np.cumsum(ties) - ties
     scores = normal_quantile((below + 0.5 * ties) / x.shape[0])
