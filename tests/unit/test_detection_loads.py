@@ -60,9 +60,23 @@ def test_what_odd_tools_won_they_do_not_win_again(first: list[int], then: list[i
     for order in [first] + [then] * repeats:
         bets, tools, beyond = np.full(2, math.log(0.9)), np.full(16, -1, np.int32), np.zeros(16)
         before = wealth[0]
+        wealth[0] += bets[0]  # as at a session's opening
         for tool in order:
             tools[tool], beyond[tool] = tool, 3.0 + tool
             _raise(-4.0 - beyond.sum(), 0.0, tools, beyond, 7, shown, won, bets, wealth)
         gained.append(wealth[0] - before)
     assert gained[0] > 5.0
-    assert gained[1:] == [0.0] * repeats
+    assert gained[1:] == pytest.approx([0.0] * repeats)
+
+
+def test_repeating_what_was_odd_is_no_calm_session() -> None:
+    shown, won, wealth = np.full(SHOWN, -1), np.zeros(SHOWN), np.zeros(2)
+    tools, beyond = np.array([4], np.int32), np.array([9.0])
+    after: list[float] = []
+    for _ in range(5):
+        bets = np.full(2, math.log(0.9))
+        wealth[0] += bets[0]  # as at a session's opening
+        _raise(-12.0, 0.0, tools, beyond, 7, shown, won, bets, wealth)
+        after.append(wealth[0])
+    assert after[0] > 5.0
+    assert after == pytest.approx([after[0]] * 5)

@@ -14,22 +14,31 @@ from numpy.typing import NDArray
 
 from tocsin.detection.bisection import first_at_least
 
-SAFETY = 3.0  # a baseline score may be exceeded this many times more often in life than in the baseline
+SAFETY = 2.0  # a baseline score may be exceeded this many times more often in life than in the baseline
 TAIL_SHARE = 0.01
 MIN_TAIL = 20  # scores that a tail fit needs
 MIN_SCALE = 0.5
+PRIOR_EXCESSES = 20  # scores beyond the threshold that a prior scale is worth
 
 
 class Calibration:
-    """Sorted baseline scores `scores` `(m,)` and `tail`: threshold, log of its survival, scale, log of SAFETY."""
+    """Sorted baseline scores `scores` `(m,)` and `tail`: threshold, log of its survival, scale, log of SAFETY.
 
-    def __init__(self, scores: NDArray[np.float64]) -> None:
+    `prior_scale` of the tail, 0 for none: a few calm agents do not show how odd the next honest session may be.
+    """
+
+    def __init__(self, scores: NDArray[np.float64], prior_scale: float = 0.0) -> None:
         self.scores = np.sort(scores)
         count = scores.shape[0]
         k = min(max(int(TAIL_SHARE * count), MIN_TAIL), max(count // 4, 1))
         threshold = float(self.scores[count - k - 1]) if count > k else math.inf
         excess = self.scores[count - k :] - threshold if count > k else np.zeros(0)
-        scale = max(float(excess.mean()) * (1.0 + 1.0 / math.sqrt(k)), MIN_SCALE) if excess.size else math.inf
+        scale = math.inf
+        if excess.size:
+            mean = float(excess.mean())
+            if prior_scale:
+                mean = (excess.sum() + PRIOR_EXCESSES * prior_scale) / (k + PRIOR_EXCESSES)
+            scale = max(mean * (1.0 + 1.0 / math.sqrt(k)), MIN_SCALE)
         self.tail = np.array([threshold, math.log((k + 1.0) / (count + 1.0)), scale, math.log(SAFETY)])
 
     def log_p(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tocsin.detection.call_log import Calls, PerAgent, slot_of
 from tocsin.detection.counts import look
+from tocsin.detection.first_effects import FirstEffects, without_effects
 from tocsin.detection.novelty_fit import (
     LEVELS,
     MIN_SESSIONS,
@@ -43,6 +44,7 @@ REMEMBERED = 64  # things first done in life that an agent's memory holds, per k
 MAX_TOOL_NAME = 64  # characters of it in a reason
 MAX_REPEATS, MAX_MARKS, RARE_BET = 3, 2, 2  # as in novelty_fit: kernels own their numbers
 NAMES = ("tools never used before", "argument origins never seen before", "tool hardly ever used before")
+FIRST_EFFECT = "first side effect in life"
 LEAST_SHARE, FEW_PEERS = 0.03, 10.0
 
 
@@ -57,11 +59,14 @@ class NoveltyChannel:
     def __init__(self) -> None:
         self._model: NoveltyModel | None = None
         self._state = _State(0)
+        self._first = FirstEffects()
+        self._idle = np.zeros(0, np.int64)  # baseline sessions of agents without side effects, 0 for others
 
     def establish(self, calls: Calls | None) -> None:
         """Fit on the baseline calls so far, in order of arrival."""
         if calls is not None and len(calls):
             self._model = fit_novelty(calls, arrivals(calls))
+            self._idle = without_effects(calls, self._model.sessions, MIN_SESSIONS)
 
     def shares(self, agents: int) -> F64:
         """Of the mean over channels `(agents,)`, fixed by the baseline; none for agents that are not judged here."""
@@ -110,6 +115,7 @@ class NoveltyChannel:
             log_e,
             belief,
         )
+        self._first.judge(calls, live, seq, agents, self._idle, log_e, belief)
 
     def contributions(self, agent: int, tools: Sequence[str]) -> list[tuple[str, float, str]]:
         """(feature, nats, detail) of the agent's most novel session."""
@@ -117,6 +123,11 @@ class NoveltyChannel:
         if model is None or agent >= min(state.top.shape[0], model.sessions.shape[0]):
             return []
         out: list[tuple[str, float, str]] = []
+        acted, tool, seq = self._first.first(agent)
+        if acted:
+            none = f"none of its own {model.sessions[agent]} baseline sessions had a side effect, {acted} since have"
+            nats = math.log(float(model.sessions[agent]) + 1.0)
+            out.append((FIRST_EFFECT, nats, f"called {tools[tool][:MAX_TOOL_NAME]} at event {seq}; {none}"))
         for c, name in enumerate(NAMES):
             level, tool, seq = (int(value) for value in state.top[agent, c])
             if level > 0 and tool >= 0:
@@ -188,6 +199,15 @@ def _raise(levels: I64, reached: I64, table: F64, bets: F64, wealth: F64, top: I
             bets[c, k] = table[c, reached[c], k]
         if reached[c] > top[c, 0]:
             top[c, 0], top[c, 1], top[c, 2] = reached[c], tool, seq
+
+
+@njit(cache=True, nogil=True)
+def _refund(bets: F64, wealth: F64) -> None:
+    """A session that repeats what was new is not calm: its bets on tools are off, neither lost nor won."""
+    for c in (0, RARE_BET):
+        if bets[c, 0] < 0.0:
+            wealth[c, 0] -= bets[c, 0]
+            bets[c, 0] = 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -264,6 +284,8 @@ def _judge(
             others, before = look(keys, counts, this), 0
             if others < last:
                 before = _recall(memory[a, 0], uses[a, 0], this, here)
+            if others == 0 and before > 0:
+                _refund(bets[a, k], wealth[a])
             reached[RARE_BET] = _tool(now, others, before, is_marked(arg_flags, first, stop), last)
             for j in range(2 * first, 2 * stop):
                 m = j // 2

@@ -14,6 +14,7 @@ from tocsin.detection.calls import FREE_FEATURES, IDLE_FEATURES, N_FEATURES, REA
 
 F64 = NDArray[np.float64]
 KNOTS = np.array([0.0, 3.0])  # more of them fit what single clumsy sessions did: worse on other models
+LEAST_SCALE = 0.1  # what hardly varies in the fit says little, and must not say much of an agent where it differs
 STEPS = 200
 RIDGE = 3e-4
 RATE = 0.05
@@ -22,7 +23,7 @@ FOREIGN_WEIGHT = 0.85  # share of the loss that foreign calls carry: a miss cost
 
 def expand(features: F64) -> F64:
     """Hinges max(x - knot, 0) of each feature, shape `(n, N_FEATURES * knots)`."""
-    return np.maximum(features[:, :, None] - KNOTS, 0.0).reshape(features.shape[0], -1)
+    return np.maximum(features[:, :, None] - KNOTS, 0.0).reshape(features.shape[0], features.shape[1] * KNOTS.shape[0])
 
 
 def bounds() -> tuple[F64, F64]:
@@ -44,7 +45,7 @@ def fit(features: F64, foreign: F64) -> F64:
     Projected Adam (Kingma & Ba 2015) on the ridge-penalised logistic loss. Deterministic.
     """
     design = expand(features)
-    scale = design.std(axis=0) + 1e-6
+    scale = np.maximum(design.std(axis=0), LEAST_SCALE)
     design = (design / scale).astype(np.float32)  # the fit is bound by memory traffic
     low, high = bounds()
     share = float(foreign.mean())

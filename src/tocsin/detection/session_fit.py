@@ -18,7 +18,7 @@ from tocsin.detection.call_log import Calls, places
 from tocsin.detection.calls import N_FEATURES, READ, call_features, count_calls
 from tocsin.detection.counts import Counts, CountTable, Keys
 from tocsin.detection.oddity import KNOTS, fit, scores
-from tocsin.detection.session_load import NEVER, loads
+from tocsin.detection.session_load import NEVER, ODD, loads
 from tocsin.detection.splice import splice
 from tocsin.detection.tasks import Tasks
 from tocsin.model.events import Kind
@@ -30,6 +30,8 @@ I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
 
 ODD_SHARE = 0.02  # of baseline calls that count as odd
+# A load adds up surprises, weighted by about two; the tail of a surprise is exponential, of scale one nat.
+PRIOR_SCALE = 2.0
 MIN_SPLICES = 200
 SPLICES_PER_CALL = 2
 MAX_SPLICES = 16_000
@@ -38,12 +40,11 @@ DEFAULT_FEATURES = (0, 6, 9)  # added up where there is too little to learn weig
 
 @dataclass(slots=True)
 class Model:
-    """What the baseline taught: counts, tasks, weights per fold `(2, w)`, the score of an odd call, calibration."""
+    """What the baseline taught: counts, tasks, weights per fold `(2, w)`, calibration."""
 
     table: CountTable
     tasks: Tasks
     weights: F64
-    odd: float
     calibration: Calibration
     group: I32  # (agents,) each agent's last in the baseline, -1 where it has none
 
@@ -94,13 +95,19 @@ def train(calls: Calls, session: I64, seed: int) -> Model:
         features,
     )
     weights = _weights(calls, session, task, table, features, seed)
-    score = np.where(calls.agent % 2 == 0, scores(features, weights[0]), scores(features, weights[1]))
     seen = judged(calls)
-    odd = float(np.quantile(score[seen], 1.0 - ODD_SHARE)) if seen.any() else NEVER
-    load = loads(np.where(seen, score, NEVER), session, calls.tool, odd)
+    score = np.zeros(len(calls))
+    for half in (0, 1):
+        mine = calls.agent % 2 == half
+        score[mine] = scores(features[mine], weights[half])
+        if (mine & seen).any():  # the halves' scores are told on one scale, on which calls from ODD on are odd
+            shift = ODD - float(np.quantile(score[mine & seen], 1.0 - ODD_SHARE))
+            weights[half, -1] += shift
+            score[mine] += shift
+    load = loads(np.where(seen, score, NEVER), session, calls.tool, ODD)
     own_group = np.full(int(calls.agent.max()) + 1, -1, np.int32)
     own_group[calls.agent] = calls.group
-    return Model(table, tasks, weights, odd, Calibration(load), own_group)
+    return Model(table, tasks, weights, Calibration(load, PRIOR_SCALE), own_group)
 
 
 def _weights(calls: Calls, session: I64, task: I32, table: CountTable, features: F64, seed: int) -> F64:

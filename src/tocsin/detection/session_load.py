@@ -14,6 +14,7 @@ F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
+ODD = 0.0  # scores are shifted so that baseline calls of this score on are odd
 NEVER = -1e9  # score of a session without a call that has a side effect
 
 

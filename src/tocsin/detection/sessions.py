@@ -24,7 +24,7 @@ from tocsin.detection.calls import (
 from tocsin.detection.counts import Counts, Keys
 from tocsin.detection.oddity import parts
 from tocsin.detection.session_fit import Model, judged, train
-from tocsin.detection.session_load import adds, win, won_before
+from tocsin.detection.session_load import ODD, adds, win, won_before
 from tocsin.stats.eprocess import log_e_of, log_mix, mixture_calibrator, open_bet, step_calibrator
 
 F64 = NDArray[np.float64]
@@ -103,7 +103,7 @@ class SessionChannel:
             model.table.keys,
             model.table.counts,
             model.weights,
-            model.odd,
+            ODD,
             model.calibration.scores,
             model.calibration.tail,
             state.key,
@@ -355,6 +355,9 @@ def _raise(
     e = step_calibrator(min(log_p + log_safety, 0.0))
     fresh = log_mix(BET, math.log(e) if e > 0.0 else -1e6)
     if fresh > 0.0:
+        if bets[0] < 0.0:  # whoever repeats what was odd is not calm: the bet was won before, and costs nothing
+            wealth[0] -= bets[0]
+            bets[0] = 0.0
         gain = fresh - max(won_before(shown, won, tools, beyond, task), bets[0])
         if gain > 0.0:
             wealth[0] += gain
