@@ -145,6 +145,9 @@ class Tally:
         questions: list[Question] = []
         for group in _split(shares):
             helpers = list(islice(self._helpers, HELPERS))
+            if not helpers:  # everybody is busy with a group already
+                self._bisect(group)
+                continue
             asked = _Group(group, set(helpers))
             self._asked.update((helper, asked) for helper in helpers)
             questions.extend(Question(helper, group) for helper in helpers)
