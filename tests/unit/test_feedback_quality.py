@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sqlite3
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from tocsin.runtime.clock import VirtualClock
 from tocsin.runtime.engine import Engine
 from tocsin.runtime.feedback import MAX_NOTE, take_feedback
 from tocsin.runtime.quality import false_share, known_power, quality
-from tocsin.runtime.store import Store
+from tocsin.runtime.store import SAID_ABOUT_ONE, Store
 from tocsin.stats.intervals import spotless_trials, wilson_interval
 from tocsin.trust.keyring import deterministic_signers
 from tocsin.wire.records import batch_from_records
@@ -50,6 +52,32 @@ def test_feedback_is_about_the_latest_alarm_and_the_last_word_counts(engine: Eng
     shares = quality(store, engine.roster)["false_share"]
     assert (shares["alarms"], shares["right"], shares["false"]) == (2, 1, 1)
     assert [said["outcome"] for said in store.feedback("alarmed")] == ["benign", "confirmed", "confirmed"]
+
+
+def test_whoever_goes_on_talking_fills_nothing_and_the_last_word_counts(engine: Engine, store: Store) -> None:
+    for turn in range(SAID_ABOUT_ONE + 5):
+        take_feedback(engine, store, "alarmed", "confirmed" if turn % 2 else "benign", f"word {turn}")
+    take_feedback(engine, store, "quiet", "confirmed")
+    kept = store.feedback("alarmed")
+    assert [said["note"] for said in kept] == [f"word {SAID_ABOUT_ONE + 4 - k}" for k in range(SAID_ABOUT_ONE)]
+    assert store.last_word("alarmed", "v1") == "benign"
+    assert (store.last_word("alarmed", "v2"), store.last_word("quiet", "")) == ("", "confirmed")
+
+
+@given(said=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "v1", "v2", "v3"]), st.booleans())))
+def test_counts_of_labels_are_those_of_a_dumb_twin(said: list[tuple[str, str, bool]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "store.db")
+        for name, decision in (("v1", "compromised"), ("v2", "cleared"), ("v3", "compromised")):
+            store.add_verdict(name, "a", 1, decision, 1000, b"{}")
+        last: dict[tuple[str, str], str] = {}
+        for agent, verdict, good in said:
+            last[agent, verdict] = "confirmed" if good else "benign"
+            store.add_feedback(agent, verdict, last[agent, verdict], "", 1)
+        on_alarms = Counter(outcome for (_, verdict), outcome in last.items() if verdict in ("v1", "v3"))
+        on_none = Counter(outcome for (_, verdict), outcome in last.items() if not verdict)
+        assert store.labels("compromised") == (2, on_alarms, on_none)
+        store.close()
 
 
 def test_a_compromise_without_an_alarm_counts_as_missed_and_not_as_an_alarm(engine: Engine, store: Store) -> None:

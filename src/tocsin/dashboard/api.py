@@ -35,7 +35,7 @@ from starlette.routing import Route
 from tocsin.analysis import check_cluster
 from tocsin.dashboard.metrics import metrics_text
 from tocsin.errors import InputError, TocsinError, Unavailable, UnknownAgent, UserError
-from tocsin.runtime.feedback import outcomes, take_feedback
+from tocsin.runtime.feedback import take_feedback
 from tocsin.runtime.pictures import agent_rows, explanation
 from tocsin.runtime.quality import known_power, quality
 from tocsin.runtime.service import FleetService
@@ -207,14 +207,13 @@ class _Api:
 
     def _told_verdicts(self, store: Store, limit: int) -> list[dict[str, Any]]:
         """Verdicts with the features that moved them, largest first, and the last word that people had on them."""
-        said = outcomes(store.feedback())
         told: list[dict[str, Any]] = []
         for verdict in store.verdicts(limit=limit):
             name = verdict["verdict_id"]
             if name not in self._reasons:
                 body: dict[str, Any] = msgspec.json.decode(store.certificate(name) or b"{}")
                 self._reasons[name] = [reason["feature"] for reason in body.get("reasons", [])]
-            feedback = said.get((verdict["agent_id"], name), "")
+            feedback = store.last_word(verdict["agent_id"], name)
             told.append({**verdict, "reasons": self._reasons[name], "feedback": feedback})
         return told
 

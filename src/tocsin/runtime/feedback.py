@@ -47,11 +47,6 @@ def take_feedback(engine: Engine, store: Store, agent_id: str, outcome: str, not
     return {"agent_id": agent_id, "verdict_id": verdict_id, "outcome": outcome, "note": note, "told_ms": told_ms}
 
 
-def outcomes(feedback: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """(agent, verdict id) -> the last word on it. `feedback` as the store gives it, latest first."""
-    return {(said["agent_id"], said["verdict_id"]): said["outcome"] for said in reversed(feedback)}
-
-
 def _is_text(note: str) -> bool:
     try:
         note.encode()

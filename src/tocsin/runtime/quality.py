@@ -14,11 +14,9 @@ import msgspec
 
 from tocsin.consensus.certificate import COMPROMISED
 from tocsin.model.verdict import Roster
-from tocsin.runtime.feedback import BENIGN, CONFIRMED, outcomes
+from tocsin.runtime.feedback import BENIGN, CONFIRMED
 from tocsin.runtime.store import Store
 from tocsin.stats.intervals import spotless_trials, wilson_interval
-
-ALL = -1  # no limit
 
 
 def false_share(alarms: int, benign: int, confirmed: int, target: float) -> dict[str, Any]:
@@ -53,11 +51,9 @@ def false_share(alarms: int, benign: int, confirmed: int, target: float) -> dict
 
 def quality(store: Store, roster: Roster) -> dict[str, Any]:
     """What is known about the alarms of one data directory: `false_share`, and how many compromises they `missed`."""
-    said = outcomes(store.feedback())
-    alarms = {v["verdict_id"] for v in store.verdicts(limit=ALL) if v["decision"] == COMPROMISED}
-    about = [outcome for (_, verdict_id), outcome in said.items() if verdict_id in alarms]
-    shares = false_share(len(alarms), about.count(BENIGN), about.count(CONFIRMED), roster.alpha_ppm / 1e6)
-    missed = sum(outcome == CONFIRMED for (_, verdict_id), outcome in said.items() if not verdict_id)
+    alarms, about, about_none = store.labels(COMPROMISED)
+    shares = false_share(alarms, about.get(BENIGN, 0), about.get(CONFIRMED, 0), roster.alpha_ppm / 1e6)
+    missed = about_none.get(CONFIRMED, 0)
     return {"false_share": shares, "missed": missed}
 
 

@@ -18,14 +18,17 @@ CREATE INDEX verdict_agent ON verdict (agent_id, epoch);
 CREATE TABLE picture (name TEXT PRIMARY KEY, taken_ms INTEGER NOT NULL, body BLOB NOT NULL);
 """
 VERSION = 1
-# Added after the first format had data. Append-only: the last word on an alarm counts, the earlier ones stay readable.
+# Added after the first format had data. The last word on an alarm counts, the ones before it stay readable.
 FEEDBACK_SCHEMA = """
 CREATE TABLE IF NOT EXISTS feedback (
   serial INTEGER PRIMARY KEY, agent_id TEXT NOT NULL, verdict_id TEXT NOT NULL, outcome TEXT NOT NULL,
   note TEXT NOT NULL, told_ms INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS feedback_agent ON feedback (agent_id);
+CREATE INDEX IF NOT EXISTS feedback_about ON feedback (agent_id, verdict_id);
 """
+SAID_ABOUT_ONE = 20  # the latest of what was said about one verdict; whoever may speak cannot fill the disk
+SAID_SHOWN = 100
 
 
 class Store:
@@ -62,14 +65,45 @@ class Store:
             return int(self._db.execute("SELECT count(*) FROM verdict").fetchone()[0])
 
     def add_feedback(self, agent_id: str, verdict_id: str, outcome: str, note: str, told_ms: int) -> None:
-        """Append what a person said; durable on return. `verdict_id` '' where it is about no verdict."""
+        """Append what a person said; durable on return. `verdict_id` '' where it is about no verdict.
+
+        Of one verdict (of one agent, where it is about none) the latest SAID_ABOUT_ONE are kept.
+        """
         row = (agent_id, verdict_id, outcome, note, told_ms)
+        about = (agent_id, verdict_id)
         with transaction(self._db, self._path) as db:
             db.execute(
                 "INSERT INTO feedback (agent_id, verdict_id, outcome, note, told_ms) VALUES (?, ?, ?, ?, ?)", row
             )
+            db.execute(
+                "DELETE FROM feedback WHERE agent_id = ?1 AND verdict_id = ?2 AND serial <= (SELECT serial "
+                "FROM feedback WHERE agent_id = ?1 AND verdict_id = ?2 ORDER BY serial DESC LIMIT 1 OFFSET ?3)",
+                (*about, SAID_ABOUT_ONE),
+            )
 
-    def feedback(self, agent_id: str | None = None, limit: int = -1) -> list[dict[str, Any]]:
+    def last_word(self, agent_id: str, verdict_id: str) -> str:
+        """The latest outcome that was told about a verdict, '' if none was."""
+        query = "SELECT outcome FROM feedback WHERE agent_id = ? AND verdict_id = ? ORDER BY serial DESC LIMIT 1"
+        with storage_errors(self._path):
+            row = self._db.execute(query, (agent_id, verdict_id)).fetchone()
+        return row[0] if row else ""
+
+    def labels(self, decision: str) -> tuple[int, dict[str, int], dict[str, int]]:
+        """(verdicts with `decision`, last words on them, last words about no verdict), words as outcome -> count."""
+        query = (
+            "SELECT said.verdict_id != '', said.outcome, count(*) FROM feedback AS said "
+            "LEFT JOIN verdict ON verdict.verdict_id = said.verdict_id "
+            "WHERE (said.verdict_id = '' OR verdict.decision = ?1) AND said.serial = (SELECT max(serial) "
+            "FROM feedback WHERE agent_id = said.agent_id AND verdict_id = said.verdict_id) GROUP BY 1, 2"
+        )
+        about: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        with storage_errors(self._path):
+            total = self._db.execute("SELECT count(*) FROM verdict WHERE decision = ?", (decision,)).fetchone()[0]
+            for verdict, outcome, count in self._db.execute(query, (decision,)):
+                about[verdict][outcome] = count
+        return int(total), about[1], about[0]
+
+    def feedback(self, agent_id: str | None = None, limit: int = SAID_SHOWN) -> list[dict[str, Any]]:
         """What people said, latest first: dicts with agent_id, verdict_id, outcome, note, told_ms."""
         query = (
             "SELECT agent_id, verdict_id, outcome, note, told_ms FROM feedback "
