@@ -20,16 +20,19 @@ from tocsin.consensus.inputs import MILLISECOND_NS, ConsensusConfig
 from tocsin.consensus.replica import Replica
 from tocsin.sim.campaign import campaign
 from tocsin.sim.explore import Explorer
+from tocsin.sim.faults import draw
 from tocsin.sim.latency import LatencyModel
 from tocsin.sim.links import lan
 from tocsin.sim.mutants import MUTANTS, Caught, hunt
 from tocsin.sim.pbft import Pbft
+from tocsin.sim.world import Size, World
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "consensus.md"
 SEEDS = {4: 1000, 7: 100, 10: 40, 31: 3}  # besides the stored ones
 WANTED = 100_000
 WANTED_LARGE = 200  # with 31 monitors or more
 SIDE_BY_SIDE = (4, 31, 100, 300)
+AGENTS = 10_000
 PATIENT = ConsensusConfig(view_timeout_ns=5_000 * MILLISECOND_NS)
 QUICK = {4: 100, 7: 10, 10: 5}
 HUNTED = 400  # seeds after which a planted error counts as not found
@@ -40,6 +43,7 @@ def measure(bench: Bench) -> None:
     """Campaigns, the table of planted errors, the exhaustive search, and PBFT beside ours."""
     _campaigns(bench)
     _stored(bench)
+    _large(bench)
     _planted(bench)
     _explored(bench)
     _side_by_side(bench)
@@ -105,6 +109,18 @@ def write_campaign(parts: Sequence[Part]) -> None:
     _rewrite("campaign", rows)
 
 
+def _large(bench: Bench) -> None:
+    """Fleets of 10,000 agents under hundreds of monitors, of which a third and a few see the agents; with faults."""
+    for monitors, seeds in ((31, 2),) if bench.quick else ((100, 3), (300, 1)):
+        began = time.process_time()
+        size = Size(agents=AGENTS, batches=1, observers=monitors // 3 + 7)
+        messages = sum(World(draw(seed, monitors), size=size).run().messages for seed in range(seeds))
+        name = f"violations, {monitors} monitors, {AGENTS} agents"  # a violation would have been raised
+        bench.record(name, 0, unit="", requirement="R2.5", bound="== 0", runs=seeds)
+        bench.record(f"messages of that, {monitors} monitors", messages, unit="")
+        bench.record(f"CPU of that, {monitors} monitors", time.process_time() - began, unit="s")
+
+
 def _side_by_side(bench: Bench) -> None:
     """One statement to its certificate everywhere, in the latency model: PBFT's normal case against ours."""
     rows = ["| monitors | p50 ms | p99 ms | messages | PBFT p50 ms | p99 ms | messages |", "|---:|" + "---:|" * 6]
@@ -159,7 +175,7 @@ def _rewrite(part: str, rows: Sequence[str]) -> None:
 def _explored(bench: Bench) -> None:
     for liar, last_view in ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1)):
         began = time.process_time()
-        found = Explorer(liar, last_view).run(2000 if bench.quick else MOST_STATES)
+        found = Explorer(liar, last_view, crashes=True).run(2000 if bench.quick else MOST_STATES)
         if found.violation:
             print(f"liar {liar}, {found.views} views: {found.violation}")
         name = f"violations in {found.views} views, liar {liar}, {'all' if found.complete else 'first'} states"

@@ -16,7 +16,7 @@ from tocsin.sim.campaign import Failure, attempt, campaign, shrink
 from tocsin.sim.faults import Schedule, draw
 from tocsin.sim.mutants import MUTANTS
 from tocsin.sim.pbft import Pbft
-from tocsin.sim.world import Build, Result
+from tocsin.sim.world import Build, Result, Size, World
 
 
 @pytest.mark.parametrize(("monitors", "seeds"), [(1, 3), (2, 5), (3, 5), (4, 70), (5, 5), (7, 8), (10, 3)])
@@ -37,6 +37,20 @@ def test_classic_pbft_survives_the_same_faults_with_more_messages():
     assert isinstance(star, Result)
     assert all_to_all.verdicts == star.verdicts
     assert all_to_all.messages - star.messages > 10 * 9 * star.decisions
+
+
+def test_a_large_fleet_of_agents_is_seen_by_some_of_the_monitors():
+    size = Size(agents=10_000, batches=1, observers=5)
+    world = World(draw(5, 10), size=size)
+    result = world.run()
+    assert result.decisions > 0
+    stated = {
+        row["monitor"]
+        for agent in world.invariants.posterior.entries
+        for row in world.invariants.posterior.stated_about(agent)
+    }
+    assert 0 < len(stated - set(world.schedule.faulty)) <= 5
+    assert len(world.invariants.posterior.entries) > 3
 
 
 def test_a_seed_replays_to_the_same_run():

@@ -3,7 +3,9 @@
 Four monitors, one of them a liar, decide one epoch in a bounded number of views. What was sent may arrive at anyone it
 was sent to at any later time, in any order, or never; timers fire whenever they like. The liar reads all messages,
 votes and times out in every way its key allows, proposes either of two values whenever it leads, and assembles every
-certificate that the signatures sent so far allow. In no reachable state may two values be certifiable.
+certificate that the signatures sent so far allow. With `crashes`, honest monitors may crash after any step, as often as
+they like, and come back with what they had made durable; what a crash in the middle of a step would leave is a step
+whose messages never arrive, or none. In no reachable state may two values be certifiable.
 
 A replica is a function from (state, input) to (state, messages), so each such step is taken once by the real
 `Replica` and remembered; the search itself moves numbers. Two reductions, neither of which loses a reachable promise
@@ -54,7 +56,9 @@ LOCALS_MASK = (1 << SENT_AT) - 1
 PHASES: tuple[PhaseName, ...] = ("P", "C")
 
 
-Key = str | tuple[int, ...]  # a timer's token, or the numbers of messages to deliver in a row
+CRASH = "crash"
+Records = tuple[tuple[str, bytes], ...]
+Key = str | tuple[int, ...]  # a timer's token, CRASH, or the numbers of messages to deliver in a row
 
 
 class Explored(msgspec.Struct, frozen=True):
@@ -76,6 +80,10 @@ def _bits(mask: int) -> Iterator[int]:
         yield lowest.bit_length() - 1
 
 
+def _persisted(effects: Sequence[Effect]) -> list[tuple[str, bytes]]:
+    return [(effect.kind, effect.record) for effect in effects if isinstance(effect, Persist)]
+
+
 def _packed(locals_: Sequence[int], sent: int) -> int:
     """A state of the whole as one number: of millions of them, tuples would not fit in memory."""
     return sum(local << place * LOCAL_BITS for place, local in enumerate(locals_)) | sent << SENT_AT
@@ -84,16 +92,20 @@ def _packed(locals_: Sequence[int], sent: int) -> int:
 class Explorer:
     """`run()` searches. `kind` is what honest monitors run; views are numbered 0..`last_view`."""
 
-    def __init__(self, liar: int, last_view: int, kind: type[Replica] = Replica) -> None:
+    def __init__(self, liar: int, last_view: int, kind: type[Replica] = Replica, *, crashes: bool = False) -> None:
         self._liar = liar
         self._last_view = last_view
         self._roster, self._signers = committee(N)
         self._honest = [i for i in range(N) if i != liar]
+        self._kind = kind
+        self._crashes = crashes
         self._machines = {i: Machine(kind, self._roster, i, self._signers[i]) for i in self._honest}
         self._names: dict[tuple[object, ...], int] = {}  # (source, target, message's name) -> number
         self._sent: list[tuple[int, int, AnyMessage]] = []  # by number; target EVERYONE = all honest
         self._locals: dict[tuple[int, tuple[object, ...]], int] = {}
         self._states: list[tuple[int, tuple[Any, ...] | None]] = []  # by number: monitor, and state unless it decided
+        self._durable: list[Records] = []  # by number of a local state: what its monitor's journal holds of the epoch
+        self._evidence: dict[int, list[tuple[str, bytes]]] = {i: [] for i in range(N)}  # and of the time before it
         self._steps: dict[tuple[int, Key], tuple[int, int]] = {}  # (state, input) -> state, messages sent
         self._pairs: dict[tuple[int, int], list[Key]] = {}  # (monitor, messages) -> what to deliver together
         self._idle: dict[int, int] = {}  # state -> messages that change nothing in it
@@ -116,11 +128,12 @@ class Explorer:
         for i, replica in everyone.items():
             item = Evidence(monitor=i, agent_id="ada", first_seq=0, last_seq=0, log_e_q32=0, log_bf_q32=i * Q32)
             effects = [*replica.step(0, Start()), *replica.step(0, SubmitEvidence((item,), 1))]
+            self._evidence[i] += _persisted(effects)
             bodies += [(i, one.body) for one in effects if isinstance(one, Send)]
         for source, body in bodies:
             for i, replica in everyone.items():
                 if i != source and b"EVIDENCE" in body[:12]:
-                    replica.step(0, Received(source, body))
+                    self._evidence[i] += _persisted(replica.step(0, Received(source, body)))
         witness = everyone[self._honest[0]]
         tips = [witness.evidence_log.tip(i) for i in range(N)]
         self._first = tuple(tips)
@@ -132,13 +145,15 @@ class Explorer:
             self._roots[cut_root(cut)] = RootFold(self._roster).preview([link.batch for link in links]).root
         for machine in self._machines.values():
             machine.settle()
-        return tuple(self._local(i, self._machines[i].take()) for i in self._honest)
+        return tuple(self._local(i, self._machines[i].take(), ()) for i in self._honest)
 
-    def _local(self, monitor: int, state: tuple[Any, ...]) -> int:
+    def _local(self, monitor: int, state: tuple[Any, ...], durable: Records) -> int:
+        """The number of a state. What it would be after a crash follows from it, whichever way led here."""
         key = (monitor, fingerprint(state))
         if key not in self._locals:
             self._locals[key] = len(self._states)
             self._states.append((monitor, state))
+            self._durable.append(durable)
         return self._locals[key]
 
     def _message(self, source: int, target: int, message: AnyMessage) -> int:
@@ -163,14 +178,26 @@ class Explorer:
         if (local, key) not in self._steps:
             monitor, state = self._states[local]
             assert state is not None
-            machine = self._machines[monitor]
-            machine.put(state)
-            events = [Fired(key)] if isinstance(key, str) else [self._delivery(number) for number in key]
-            effects = [effect for event in events for effect in machine.replica.step(0, event)]
+            machine = self._restarted(monitor, self._durable[local]) if key == CRASH else self._machines[monitor]
+            if key == CRASH:
+                effects = machine.replica.step(0, Start())
+            else:
+                machine.put(state)
+                events = [Fired(key)] if isinstance(key, str) else [self._delivery(number) for number in key]
+                effects = [effect for event in events for effect in machine.replica.step(0, event)]
+            durable = (*self._durable[local], *_persisted(effects))
             decided = any(isinstance(one, Emit) and one.kind == "decided" for one in effects)
-            after = self._decided(monitor) if decided else self._local(monitor, machine.take())
-            self._steps[local, key] = after, self._sent_by(monitor, effects)
+            after = self._decided(monitor) if decided else self._local(monitor, machine.take(), durable)
+            self._steps[local, key] = after, self._sent_by(machine, effects)
+            if decided:  # its evidence log has moved on, which is no part of the states put back into it
+                self._machines[monitor] = self._restarted(monitor, ())
+                self._machines[monitor].settle()
         return self._steps[local, key]
+
+    def _restarted(self, monitor: int, durable: Records) -> Machine:
+        machine = Machine(self._kind, self._roster, monitor, self._signers[monitor])
+        machine.replica.recover([*self._evidence[monitor], *durable])
+        return machine
 
     def _decided(self, monitor: int) -> int:
         """The state of one that decided: it takes no more part; its certificate is what the liar has too."""
@@ -178,22 +205,24 @@ class Explorer:
         if key not in self._locals:
             self._locals[key] = len(self._states)
             self._states.append((monitor, None))
+            self._durable.append(())
         return self._locals[key]
 
-    def _sent_by(self, monitor: int, effects: Sequence[Effect]) -> int:
-        sent = 0
+    def _sent_by(self, machine: Machine, effects: Sequence[Effect]) -> int:
+        sent, monitor = 0, machine.replica.me
         for effect in effects:
             if isinstance(effect, Send):
                 message = ENVELOPE.decode(effect.body)
                 if name_of(message)[0] != "other":
                     sent |= self._message(monitor, effect.to, message)
             elif isinstance(effect, Persist) and effect.kind == journal.VOTED:
-                sent |= self._own_vote(monitor, msgspec.msgpack.decode(effect.record, type=journal.VotedRecord))
+                sent |= self._own_vote(machine, msgspec.msgpack.decode(effect.record, type=journal.VotedRecord))
         return sent
 
-    def _own_vote(self, monitor: int, vote: journal.VotedRecord) -> int:
+    def _own_vote(self, machine: Machine, vote: journal.VotedRecord) -> int:
         """A leader's own vote is sent to nobody, but counts."""
-        proposal = self._machines[monitor].replica._promises.proposal  # pyright: ignore[reportPrivateUsage]
+        monitor = machine.replica.me
+        proposal = machine.replica._promises.proposal  # pyright: ignore[reportPrivateUsage]
         if leader_of(self._roster, 0, vote.view) != monitor or proposal is None or proposal.view != vote.view:
             return 0
         return self._message(monitor, monitor, self._vote(monitor, vote.view, vote.phase, cut_root(proposal.cut)))
@@ -315,6 +344,8 @@ class Explorer:
             yield armed
         if gathering:
             yield "propose 0"
+        if self._crashes:
+            yield CRASH
 
     def _together(self, deliverable: int) -> Iterator[Key]:
         """Pairs of timeouts, and of votes that count together, from two monitors."""

@@ -20,14 +20,19 @@ WRONG = 2  # index of the agent that goes wrong
 GRAIN = 16  # parts of a nat
 
 
-def make_batch(offset: int, agent: Sequence[int]) -> EventBatch:
-    """Events of AGENTS, in this order; nothing else about them matters."""
+def names_of(size: int) -> tuple[str, ...]:
+    """AGENTS, and as many more as make a fleet of `size`."""
+    return (*AGENTS, *(f"agent {i}" for i in range(len(AGENTS), size)))
+
+
+def make_batch(offset: int, agent: Sequence[int], names: tuple[str, ...] = AGENTS) -> EventBatch:
+    """Events of `names`, in this order; nothing else about them matters."""
     n = len(agent)
     zeros = np.zeros(n, np.int64)
     small = np.zeros(n, np.int8)
     return EventBatch(
         offset=offset,
-        agents=AGENTS,
+        agents=names,
         agent=np.array(agent, np.int32),
         t_ns=zeros,
         session=zeros,
@@ -42,10 +47,11 @@ def make_batch(offset: int, agent: Sequence[int]) -> EventBatch:
 class Script:
     """What each event says, the same for every monitor: [agent][event number] -> (log_bf, log_e) in nats."""
 
-    def __init__(self, rng: Random, events: int) -> None:
-        self.log_bf = np.zeros((len(AGENTS), events))
-        self.log_e = np.zeros((len(AGENTS), events))
-        for agent in range(len(AGENTS)):
+    def __init__(self, rng: Random, events: int, fleet_size: int = len(AGENTS)) -> None:
+        self.names = names_of(fleet_size)
+        self.log_bf = np.zeros((fleet_size, events))
+        self.log_e = np.zeros((fleet_size, events))
+        for agent in range(fleet_size):
             wrong = agent == WRONG
             for event in range(events):
                 self.log_bf[agent, event] = rng.randrange(0, 48) / GRAIN if wrong else rng.randrange(-24, 16) / GRAIN
@@ -62,12 +68,12 @@ class ScriptedDetector(FleetDetector):
     def __init__(self, script: Script) -> None:
         super().__init__()
         self._script = script
-        self._seen = np.zeros(len(AGENTS), np.int64)
+        self._seen = np.zeros(len(script.names), np.int64)
 
     @property
     def fleet_size(self) -> int:
         """Agents of the script."""
-        return len(AGENTS)
+        return len(self._script.names)
 
     def observe(self, batch: EventBatch) -> Observation:
         """The script's lines for the batch's events."""
@@ -76,7 +82,7 @@ class ScriptedDetector(FleetDetector):
             seq[row] = self._seen[agent]
             self._seen[agent] += 1
         log_bf, log_e = self._script.log_bf[batch.agent, seq], self._script.log_e[batch.agent, seq]
-        return Observation(AGENTS, batch.agent, seq, log_e, log_bf, log_bf)
+        return Observation(self._script.names, batch.agent, seq, log_e, log_bf, log_bf)
 
     def reasons(self, agent_index: int) -> tuple[Reason, ...]:
         """One that names the script."""

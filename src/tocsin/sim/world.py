@@ -7,6 +7,7 @@ go on lying, and every honest monitor must decide everything that honest monitor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,6 +64,15 @@ class Build:
     admits_loss: bool = True  # of its journal
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is to agree on. Of large fleets of monitors only `observers` see the agents, if it is not 0."""
+
+    agents: int = len(AGENTS)
+    batches: int = BATCHES
+    observers: int = 0
+
+
 @lru_cache(maxsize=16)
 def committee(monitors: int, *, adds_up: bool = False) -> tuple[Roster, tuple[Signer, ...]]:
     """The roster and keys of every simulated run with this many monitors."""
@@ -73,8 +83,9 @@ def committee(monitors: int, *, adds_up: bool = False) -> tuple[Roster, tuple[Si
 class World:
     """`run()` raises Violation, or says what happened."""
 
-    def __init__(self, schedule: Schedule, build: Build | None = None) -> None:
+    def __init__(self, schedule: Schedule, build: Build | None = None, size: Size | None = None) -> None:
         self.schedule = schedule
+        self.size = size or Size()
         self.build = build or Build()
         self.streams = Streams(schedule.seed)
         self.timeline = Timeline()
@@ -83,7 +94,11 @@ class World:
         self.invariants = Invariants(self.roster, schedule.faulty)
         self.ingest_log: list[Entry] = []
         self._lies = {fault.kind: fault.amount for fault in schedule.of_kind(*LIES)}
-        self._script = Script(self.streams.of("script"), (BATCHES + BATCHES_AFTER) * EVENTS_PER_BATCH)
+        events = (self.size.batches + BATCHES_AFTER) * EVENTS_PER_BATCH
+        self._script = Script(self.streams.of("script"), events, self.size.agents)
+        everybody = range(schedule.monitors)
+        observers = self.size.observers or schedule.monitors
+        self._observers = frozenset(self.streams.of("observers").sample(everybody, observers))
         self._digest = blake2b(digest_size=8)
         places = self._places()
         self.seats = [
@@ -94,7 +109,7 @@ class World:
                 self.timeline,
                 self.streams,
                 schedule,
-                self.ingest_log,
+                self.ingest_log if place[0] in self._observers else (),
                 self._send,
                 self.invariants,
             )
@@ -140,17 +155,17 @@ class World:
                         self.timeline.at(fault.start_ns, seat.crash_in, effects, down_ns)
                     else:
                         self.timeline.at(fault.start_ns, seat.crash_when, fault.kind, effects, down_ns)
-        times = sorted(rng.randrange(HEAL_NS) for _ in range(BATCHES))
+        times = sorted(rng.randrange(HEAL_NS) for _ in range(self.size.batches))
         times += [HEAL_NS + rng.randrange(100 * MILLISECOND_NS) for _ in range(BATCHES_AFTER)]
         for when in sorted(times):
-            agents = [rng.randrange(len(AGENTS)) for _ in range(EVENTS_PER_BATCH)]
+            agents = [rng.randrange(self.size.agents) for _ in range(EVENTS_PER_BATCH)]
             self.timeline.at(when, self._telemetry, agents)
         self.timeline.at(HEAL_NS, self._calm)
         self.timeline.at(FLUSH_NS, self._flush)
         self.timeline.at(FLUSH_NS + LOOK_NS, self._look)
 
     def _telemetry(self, agents: Sequence[int]) -> None:
-        self.ingest_log.append(Observed(make_batch(self._events_so_far, agents)))
+        self.ingest_log.append(Observed(make_batch(self._events_so_far, agents, self._script.names)))
         self._events_so_far += len(agents)
         rng = self.streams.of("telemetry")
         for seat in self.seats:
@@ -230,20 +245,20 @@ class World:
             self.invariants.check_authorship(seat)
             if not self.invariants.leapt(seat.index) and set(seat.store) != self.invariants.verdict_ids:
                 raise Violation("a verdict that not all honest monitors have", f"monitor {seat.index}")
-        for agent, name in enumerate(AGENTS):
-            self._check_stated(agent, name)
+        events: Counter[int] = Counter()
+        for entry in self.ingest_log:
+            if isinstance(entry, Observed):
+                events.update(entry.batch.agent.tolist())
+        for agent, often in sorted(events.items()):
+            self._check_stated(self._script.names[agent], self._script.total(agent, often))
 
-    def _check_stated(self, agent: int, name: str) -> None:
-        """Every honest monitor's statements add up to what its detector said, each event once, crashes or not."""
-        events = sum(
-            entry.batch.agent.tolist().count(agent) for entry in self.ingest_log if isinstance(entry, Observed)
-        )
-        expected = self._script.total(agent, events)
+    def _check_stated(self, name: str, expected: float) -> None:
+        """Every observer's statements add up to what its detector said, each event once, crashes or not."""
         stated = {row["monitor"]: row["log_bf_nats"] for row in self.invariants.posterior.stated_about(name)}
         for seat in self.honest:
-            if stated.get(seat.index, 0.0) != expected:
+            if seat.index in self._observers and stated.get(seat.index, 0.0) != expected:
                 raise Violation(
                     "evidence that does not add up", f"monitor {seat.index} about {name}: {stated.get(seat.index, 0.0)}"
                 )
-        if stated:  # whoever had watched alone would believe the same
+        if stated and len(self._observers) == self.roster.n:  # whoever had watched alone would believe the same
             self.invariants.check_belief(name, self.invariants.central.prior + expected)
