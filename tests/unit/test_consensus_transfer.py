@@ -39,7 +39,7 @@ from tocsin.consensus.transfer import (
 from tocsin.detection.fold_state import Folded, Leaves
 from tocsin.detection.fusion import FleetPosterior
 from tocsin.errors import ConfigError
-from tocsin.model.steps import Fired, Received, Send
+from tocsin.model.steps import Fired, Persist, Received, Send
 from tocsin.trust.merkle import MerkleTree, leaf_hash, node_hash
 from tocsin.wire.limits import MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES, MAX_MONITORS
 
@@ -248,6 +248,24 @@ def test_silence_outlasts_a_restart() -> None:
     cluster.restart(3)
     assert cluster.replicas[3].silent
     assert cluster.replicas[3]._silent_below == 8
+
+
+def test_silence_outlasts_a_crash_before_the_others_answered() -> None:
+    cluster = Cluster(config=SHORT)
+    cluster.state()
+    evidence = next(record for kind, record in cluster.disks[0] if kind == journal.EVIDENCE)
+    config = msgspec.structs.replace(SHORT, rejoin=True)
+    replica = Replica(ROSTER, 3, SIGNERS[3], FleetPosterior(ROSTER), config)
+    message = Received(0, ENVELOPE.encode(EvidenceMessage((evidence,))))
+    effects = [*replica.step(0, Start()), *replica.step(0, message)]
+    records = [(effect.kind, effect.record) for effect in effects if isinstance(effect, Persist)]
+    assert [kind for kind, _ in records] == [journal.SNAPSHOT, journal.EVIDENCE]
+    asked = next(i for i, effect in enumerate(effects) if isinstance(effect, Send) and b"STATE" in effect.body)
+    assert any(isinstance(effect, Persist) for effect in effects[:asked])
+    for admits in (True, False):
+        again = Replica(ROSTER, 3, SIGNERS[3], FleetPosterior(ROSTER), config if admits else SHORT)
+        again.recover(records)
+        assert again.silent
 
 
 @pytest.mark.parametrize("admits", [True, False])

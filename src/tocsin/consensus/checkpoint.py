@@ -23,7 +23,7 @@ class Checkpointer(Learner):
         self._snapshot_at = 0  # bytes journaled when the latest snapshot was made
         self._snapshot_bytes = 0  # and its size
         self._checkpoint_set = False
-        self._silent_below = 0  # first epoch in which anything may be signed
+        self._silent_below = 0  # first epoch in which anything may be signed, or LOST
 
     def spoken(self) -> Iterator[tuple[str, int, int]]:
         """(agent, kind of evidence, last number) that this monitor's chain speaks about, the later the newer."""

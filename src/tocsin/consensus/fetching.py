@@ -6,6 +6,7 @@ from tocsin.consensus.checkpoint import Checkpointer
 from tocsin.consensus.fold import Fold
 from tocsin.consensus.inputs import ConsensusConfig, SubmitEvidence
 from tocsin.consensus.messages import StateChunk, StateOffer, StatePull, Sync
+from tocsin.consensus.pruning import LOST
 from tocsin.consensus.transfer import MAX_DOUBLINGS, STATE_TIMER, STRIKES, StateServer, Transfer, chunk_of
 from tocsin.errors import ConfigError, InternalError, WireError
 from tocsin.model.verdict import Roster
@@ -23,7 +24,7 @@ class Fetcher(Checkpointer):
             raise ConfigError(
                 f"a monitor of {roster.n} cannot come back without its journal", remedy="restore the journal"
             )
-        self._lost = config.rejoin  # until something is found in the journal, or the others were asked
+        self._silent_below = LOST if config.rejoin else 0  # until a journal is found, or the others were asked
         self._standing: dict[int, int] = {}  # monitor -> decisions it proved, while we are lost
         self._unstated: list[SubmitEvidence] = []  # while we are silent
         self._server = StateServer()
@@ -32,6 +33,10 @@ class Fetcher(Checkpointer):
         self._asked: int | None = None  # for an offer
         self._rounds = 0  # in which all were tried in vain
         self._searching = False  # the timer is set
+
+    @property
+    def _lost(self) -> bool:
+        return self._silent_below == LOST
 
     @property
     def silent(self) -> bool:
@@ -187,15 +192,18 @@ class Fetcher(Checkpointer):
     # --- coming back without a journal
 
     def _begin_lost(self) -> None:
-        """At the start: `recover` found nothing, and there was something."""
+        """At the start: `recover` found nothing, and there was something.
+
+        That goes into the journal first: what is recorded from here on is no sign that nothing was lost.
+        """
         if self._lost:
+            self._checkpoint(on_timer=False)
             self._out.broadcast(StatePull(-1))
             self._search_on()
 
     def _find_standing(self) -> None:
         roster = self._roster
         if len(self._standing) >= roster.n - 1 - roster.f:
-            self._lost = False
             self._silent_below = max(self._standing.values()) + 2
             self._checkpoint(on_timer=False)
 
@@ -208,5 +216,5 @@ class Fetcher(Checkpointer):
             self._evidence.submit(self._unstated.pop(0), self._cut)
 
     def _journal_found(self) -> None:
-        """There is a journal after all, so nobody needs to be asked."""
-        self._lost = False
+        """There is a journal after all: it says whether anybody needs to be asked."""
+        self._silent_below = 0

@@ -19,6 +19,7 @@ from tocsin.errors import StorageCorrupt
 from tocsin.model.posterior import Decision
 
 CHECKPOINT_TIMER = "checkpoint"
+LOST = -1
 
 
 class Snapshot(msgspec.Struct, frozen=True, array_like=True):
@@ -29,7 +30,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
     through_offset: int  # ingest log position that our chain speaks of
     forks: tuple[Fork, ...]
     recent: tuple[Decision, ...]  # made before the snapshot was, and perhaps not announced
-    silent_below: int  # nothing is signed in earlier epochs: see transfer.py
+    silent_below: int  # nothing is signed in earlier epochs: see transfer.py. LOST: in none, the others must be asked
     records: tuple[tuple[str, bytes], ...]  # evidence that is not decided, promises of the epoch; as in a journal
 
 

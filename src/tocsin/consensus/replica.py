@@ -81,8 +81,9 @@ class Replica(Minority):
 
     def recover(self, records: Iterable[tuple[str, bytes]]) -> None:
         """Rebuild from the journal, oldest record first, before the first step. Raises StorageCorrupt."""
-        for kind, record in records:
-            self._journal_found()
+        for number, (kind, record) in enumerate(records):
+            if number == 0:
+                self._journal_found()
             if kind == journal.SNAPSHOT:
                 for inner_kind, inner in self._restore(record).records:
                     self._replay(inner_kind, inner)
