@@ -13,7 +13,7 @@ FIRST_SEED = {
     "shares are added up unchecked": 25,
     "what helpers claim is believed": 72,
     "locks are ignored": 22,
-    "a leader's respect for the lock is not checked": 25,
+    "a leader's respect for the lock is not checked": 97,
     "votes C after a timeout": 21,
     "the lock is forgotten in a crash": 22,
     "votes are forgotten in a crash": 293,

@@ -333,6 +333,27 @@ def test_a_vote_is_remembered_over_a_restart(kind: type[Replica], votes: int) ->
     assert len(cast) == votes
 
 
+def test_who_comes_back_into_a_view_can_show_others_the_way() -> None:
+    """Monitor 2 alone hears the leader of view 1, votes, and crashes; the leader dies; 0 and 3 are still in view 0."""
+    cluster = Cluster()
+
+    def drop(_source: int, target: int, message: Any) -> bool:
+        if isinstance(message, Propose):
+            return message.view == 0 or target != 2
+        return isinstance(message, Timeout) and target != 1
+
+    cluster.drop = drop
+    cluster.state()
+    cluster.run(600)
+    assert [replica.view for replica in cluster.replicas] == [0, 1, 1, 0]
+    assert any(i == 2 and isinstance(m, Vote) and m.view == 1 for i, m in cluster.sent)
+    cluster.dead = {1}
+    cluster.restart(2)
+    cluster.drop = lambda *_: False
+    cluster.run(60_000)
+    assert [epoch for i, epoch in enumerate(cluster.epochs()) if i != 1] == [1, 1, 1]
+
+
 # --- verdicts, offline
 
 

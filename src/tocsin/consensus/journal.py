@@ -11,12 +11,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tocsin.consensus.messages import ENVELOPE, Certified, Decide, Propose, Timeout
+from tocsin.consensus.messages import ENVELOPE, Certified, Decide, Propose, Timeout, TimeoutCertificate
 from tocsin.errors import StorageCorrupt, WireError
 
 EVIDENCE = "evidence"  # an accepted batch's bytes, own and others', in an order in which chains connect
 PROPOSED = "proposed"  # a PROPOSE message as sent
 VOTED = "voted"
+ENTERED = "entered"  # the timeout certificate that opened a view, before a vote in it
 LOCKED = "locked"  # a higher prepare certificate was seen
 TIMED_OUT = "timed out"  # a TIMEOUT message as sent
 DECIDED = "decided"  # a DECIDE message
@@ -40,6 +41,17 @@ class Promises:
     timeout: Timeout | None = None
     proposal: Propose | None = None
     high: Certified | None = None
+    entered: TimeoutCertificate | None = None
+
+    @property
+    def opening(self) -> TimeoutCertificate | None:
+        """What opened `view`, as far as records hold it: others may need our timeout to prove it to them."""
+        held = (
+            self.entered,
+            self.proposal.timeouts if self.proposal else None,
+            self.timeout.timeouts if self.timeout else None,
+        )
+        return next((one for one in held if one is not None and one.view + 1 == self.view), None)
 
     @property
     def timed_out_view(self) -> int:
@@ -63,6 +75,8 @@ class Promises:
         out: list[tuple[str, bytes]] = []
         if self.high is not None:
             out.append((LOCKED, msgspec.msgpack.encode(self.high)))
+        if self.entered is not None:
+            out.append((ENTERED, msgspec.msgpack.encode(self.entered)))
         if self.proposal is not None:
             out.append((PROPOSED, ENVELOPE.encode(self.proposal)))
         if self.prepared_view >= 0:
@@ -84,6 +98,9 @@ class Promises:
             return
         if kind == LOCKED:
             self.high = msgspec.msgpack.decode(record, type=Certified)
+            return
+        if kind == ENTERED:
+            self.entered = msgspec.msgpack.decode(record, type=TimeoutCertificate)
             return
         message = ENVELOPE.decode(record)
         if kind == TIMED_OUT and isinstance(message, Timeout):

@@ -90,6 +90,7 @@ class Replica(Minority):
             else:
                 self._snapshot_at -= len(record)  # it counts as journaled since
                 self._replay(kind, record)
+        self._entered = self._promises.opening
 
     def _replay(self, kind: str, record: bytes) -> None:
         if kind == journal.DECIDED:

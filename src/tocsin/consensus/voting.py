@@ -196,6 +196,10 @@ class Voter(Fetcher):
         return None
 
     def _vote(self, phase: PhaseName, view: int, root: bytes, posterior_root: bytes) -> None:
+        if self._entered is not None and self._promises.opening != self._entered:
+            # After a crash we are in this view again, and must be able to show others the way into it.
+            self._promises.entered = self._entered
+            self._out.persist(journal.ENTERED, msgspec.msgpack.encode(self._entered))
         self._out.persist(journal.VOTED, msgspec.msgpack.encode(journal.VotedRecord(view, phase)))
         statement = self._statement(view, phase, root, posterior_root)
         signature = sign_vote(self._signer, statement, adds_up=self._roster.adds_up)
