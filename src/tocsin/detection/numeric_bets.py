@@ -184,12 +184,12 @@ def judge(
                 if math.isnan(values[i, j]):
                     continue
                 residual = values[i, j] - location[a, c, j]
-                if rate > 0.0:
-                    residual -= _common(fleet, fleet.shape[0] - 1, j, residual, rate, scale[a, j])
-                    residual -= _common(fleet, c, j, residual, rate, scale[a, j])
                 group_shift, follow = 0.0, float(group_rate[group[i]])
                 if follow < 0.0:  # a group that nothing is known of: whether it moves together cannot be told
                     continue
+                if rate > 0.0 and follow == 0.0:  # a group's own median holds what the fleet shares
+                    residual -= _common(fleet, fleet.shape[0] - 1, j, residual, rate, scale[a, j])
+                    residual -= _common(fleet, c, j, residual, rate, scale[a, j])
                 if follow > 0.0:
                     row = fleet.shape[0] - 1 - group_rate.shape[0] + group[i]
                     group_shift = _common(fleet, row, j, residual, follow, scale[a, j])
