@@ -12,6 +12,7 @@ from tocsin.detection.call_log import Calls
 from tocsin.detection.detector import FleetDetector
 from tocsin.detection.first_effects import SHARE, FirstEffects, without_effects
 from tocsin.detection.scoring import FleetAlarms
+from tocsin.sim.loners import lone_fleet
 from tocsin.wire.records import batch_from_records
 
 READ, EGRESS = 1, 3
@@ -37,11 +38,14 @@ def test_over_every_order_of_sessions_the_expectation_is_as_documented(ones: int
     acts = np.zeros((len(orders), baseline + life), np.bool_)
     for agent, at in enumerate(orders):
         acts[agent, list(at)] = True
-    idle = without_effects(one_call_a_session(acts[:, :baseline]), np.full(len(orders), baseline), least=baseline)
+    before = one_call_a_session(acts[:, :baseline])
+    idle = without_effects(before, np.full(len(orders), baseline), least=baseline)
     assert (idle > 0).tolist() == (~acts[:, :baseline].any(axis=1)).tolist()
     calls, live = one_call_a_session(acts[:, baseline:]), np.ones(life * len(orders), np.bool_)
     log_e, belief = np.zeros(live.size), np.zeros(live.size)
-    FirstEffects().judge(calls, live, np.arange(live.size), len(orders), idle, log_e, belief)
+    first = FirstEffects()
+    first.establish(before, idle)
+    first.judge(calls, live, np.arange(live.size), len(orders), log_e, belief)
     last = np.exp(log_e[-len(orders) :])
     e = np.where(idle > 0, (last - (1.0 - SHARE)) / SHARE, 1.0)
     assert e.mean() <= 1.2
@@ -95,3 +99,10 @@ def test_why_says_that_it_never_had_a_side_effect() -> None:
     detector.observe(batch_from_records(rows, offset=0, phases=[0] * 20 + [1]))
     reason = next(reason for reason in detector.reasons(0) if reason.feature == "first side effect in life")
     assert reason.detail.startswith("called send at event 20; none of its own 20 baseline sessions")
+
+
+def test_a_task_first_met_in_life_is_passed_over() -> None:
+    """This agent's work comes in runs; a run of a task that its baseline did not have sends every day."""
+    batch = lone_fleet(10, seed=2).batch
+    seen = FleetDetector().observe(batch)
+    assert not FleetAlarms(0.01, 10).update(seen.agent_index, seen.log_e).any()

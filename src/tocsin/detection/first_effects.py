@@ -5,6 +5,9 @@ latest has one with probability K / m, so that an all-or-nothing bet on it pays 
 Gammerman & Shafer 2005). It pays again when the side effect is repeated, less each time. A tenth of the wealth is bet
 until the first, half of it from then on. Agents with a side effect in their baselines are not bet on; that choice
 lifts the expectation above one, by less than a fifth in every case tried (the test counts all orders of sessions).
+
+Work comes in runs: a task first met in life may bring its side effect day after day. So sessions whose request is of a
+kind that the agent's baseline did not have (less than half of its words) are passed over.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tocsin.detection.call_log import Calls, PerAgent, slot_of
+from tocsin.detection.counts import Counts, CountTable, Keys, add, look, mix
 from tocsin.detection.novelty_fit import judged_calls
 from tocsin.stats.eprocess import log_add, log_e_of, mixture_calibrator, open_bet
 
@@ -28,6 +32,8 @@ SHARE = 0.6  # of the mean with an agent's other novelties
 BET, BET_TURNED = 0.1, 0.5  # share of the wealth on a session, before and after the first side effect
 SHOWS = 0.25  # chance that a session of a compromised agent shows it
 SLOTS = 4  # sessions an agent can have open at once
+MAX_BITS = 22  # of the table of words
+_WORD = 51  # what is counted, as first half of a key
 
 
 def without_effects(calls: Calls, sessions: I64, least: int) -> I64:
@@ -41,13 +47,24 @@ class FirstEffects:
 
     def __init__(self) -> None:
         self._state = _State(0)
+        self._idle = np.zeros(0, np.int64)
+        self._words = CountTable(1)
 
-    def judge(self, calls: Calls, live: Flags, seq: I64, agents: int, idle: I64, log_e: F64, belief: F64) -> None:
-        """Merge into `log_e` and `belief` `(n,)`; `idle` `(agents,)` as from `without_effects`."""
+    def establish(self, calls: Calls, idle: I64) -> None:
+        """Learn the requests of the baseline `calls`; `idle` `(agents,)` as from `without_effects`."""
+        self._idle = idle
+        mine = calls.take(np.flatnonzero(idle[calls.agent] > 0))
+        self._words = CountTable(min(max(int(math.log2(2.0 * mine.word.shape[0] + 1.0)) + 1, 4), MAX_BITS))
+        table = self._words
+        _learn(mine.agent, mine.word_offset, mine.word, table.keys, table.counts, table.last, table.used)
+
+    def judge(self, calls: Calls, live: Flags, seq: I64, agents: int, log_e: F64, belief: F64) -> None:
+        """Merge into `log_e` and `belief` `(n,)`."""
         state = self._state = self._state.grown(agents)
         _judge(
-            calls.agent, calls.session, judged_calls(calls), calls.tool, live, seq, idle, state.key, state.used,
-            state.bets, state.wealth, state.sessions, state.acted, state.first, log_e, belief,
+            calls.agent, calls.session, judged_calls(calls), calls.tool, live, seq, calls.word_offset, calls.word,
+            self._words.keys, self._words.counts, self._idle, state.key, state.used, state.bets,
+            state.wealth, state.sessions, state.acted, state.first, log_e, belief,
         )  # fmt: skip
 
     def first(self, agent: int) -> tuple[int, int, int]:
@@ -62,7 +79,9 @@ class _State(PerAgent):
     def __init__(self, agents: int) -> None:
         self.key = np.zeros((agents, SLOTS), np.int64)
         self.used = np.zeros((agents, SLOTS), np.int64)
-        self.bets = np.zeros((agents, SLOTS, 2))  # log factors now in the wealth; of e above 0 once the bet is won
+        self.bets = np.zeros(
+            (agents, SLOTS, 2)
+        )  # log factors now in the wealth; of e below 0 until the bet is won, 0 for none
         self.wealth = np.full((agents, 2), -1e6)
         self.sessions = np.zeros(agents, np.int64)
         self.acted = np.zeros(agents, np.int64)
@@ -70,8 +89,25 @@ class _State(PerAgent):
 
 
 @njit(cache=True, nogil=True)
+def _learn(agent: I32, offset: I64, word: I32, keys: Keys, counts: Counts, last: Counts, used: Keys) -> None:
+    for i in range(agent.shape[0]):
+        for j in range(offset[i], offset[i + 1]):
+            add(keys, counts, last, used, mix(mix(_WORD, agent[i]), word[j]), 0)
+
+
+@njit(cache=True, nogil=True)
+def _is_known(agent: int, words: I32, keys: Keys, counts: Counts) -> bool:
+    """Whether a request is of a kind that the agent's baseline had; of one without words nothing else is known."""
+    known = 0
+    for word in words:
+        known += look(keys, counts, mix(mix(_WORD, agent), word)) > 0
+    return 2 * known >= words.shape[0]
+
+
+@njit(cache=True, nogil=True)
 def _judge(
-    agent: I32, session: I64, judged: Flags, tool: I32, live: Flags, seq: I64, idle: I64, key: I64, used: I64,
+    agent: I32, session: I64, judged: Flags, tool: I32, live: Flags, seq: I64, word_offset: I64, word: I32,
+    keys: Keys, counts: Counts, idle: I64, key: I64, used: I64,
     bets: F64, wealth: F64, sessions: I64, acted: I64, first: I64, log_e: F64, belief: F64,
 ) -> None:  # fmt: skip
     for i in range(agent.shape[0]):
@@ -79,7 +115,9 @@ def _judge(
         if not live[i] or a >= idle.shape[0] or idle[a] == 0:
             continue
         k, fresh = slot_of(key, used, a, session[i], seq[i] + 1)
-        if fresh:
+        if fresh and not _is_known(a, word[word_offset[i] : word_offset[i + 1]], keys, counts):
+            bets[a, k, 0] = 0.0
+        elif fresh:
             sessions[a] += 1
             bets[a, k, 0] = math.log(1.0 - (BET_TURNED if acted[a] else BET))
             bets[a, k, 1] = math.log(1.0 - SHOWS)

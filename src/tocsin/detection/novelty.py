@@ -60,13 +60,12 @@ class NoveltyChannel:
         self._model: NoveltyModel | None = None
         self._state = _State(0)
         self._first = FirstEffects()
-        self._idle = np.zeros(0, np.int64)  # baseline sessions of agents without side effects, 0 for others
 
     def establish(self, calls: Calls | None) -> None:
         """Fit on the baseline calls so far, in order of arrival."""
         if calls is not None and len(calls):
             self._model = fit_novelty(calls, arrivals(calls))
-            self._idle = without_effects(calls, self._model.sessions, MIN_SESSIONS)
+            self._first.establish(calls, without_effects(calls, self._model.sessions, MIN_SESSIONS))
 
     def shares(self, agents: int) -> F64:
         """Of the mean over channels `(agents,)`, fixed by the baseline; none for agents that are not judged here."""
@@ -115,7 +114,7 @@ class NoveltyChannel:
             log_e,
             belief,
         )
-        self._first.judge(calls, live, seq, agents, self._idle, log_e, belief)
+        self._first.judge(calls, live, seq, agents, log_e, belief)
 
     def contributions(self, agent: int, tools: Sequence[str]) -> list[tuple[str, float, str]]:
         """(feature, nats, detail) of the agent's most novel session."""
