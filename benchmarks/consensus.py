@@ -74,7 +74,12 @@ def _stored(bench: Bench) -> None:
         runs = sum(part.totals.runs for part in same)
         name = f"stored campaign, {monitors} monitors"
         violations = sum(len(part.totals.failures) for part in same)
-        bench.record(f"{name}, violations", violations, unit="", requirement="R2.5", bound="== 0", runs=runs)
+        bench.record(f"{name}, violations found in any version", violations, unit="", runs=runs)
+        latest = [part for part in same if part.commit == same[-1].commit]
+        violations = sum(len(part.totals.failures) for part in latest)
+        tried = sum(part.totals.runs for part in latest)
+        name_latest = f"{name}, violations in version {latest[0].commit}"
+        bench.record(name_latest, violations, unit="", requirement="R2.5", bound="== 0", runs=tried)
         hours = sum(part.seconds for part in same) / 3600
         bench.record(f"{name}, processor time", hours, unit="h", runs=runs)
         bench.record(f"{name}, decisions", sum(part.totals.decisions for part in same), unit="", runs=runs)
