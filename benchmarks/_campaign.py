@@ -49,9 +49,12 @@ def save(store: Path, parts: list[Part]) -> None:
 
 
 def commit() -> str:
-    """What is checked out, as git names it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """What is checked out, as git names it, and whether the code was changed since."""
+    git = ["git", "-C", str(ROOT)]
+    described = [*git, "describe", "--always", "--abbrev=12"]
+    name = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src"], check=False).returncode
+    return f"{name}-dirty" if changed else name
 
 
 def next_seed(parts: list[Part], monitors: int) -> int:
