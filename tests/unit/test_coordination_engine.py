@@ -10,7 +10,6 @@ import pytest
 from tocsin.aggregation.activity import ActivityWindows, Pace, Snapshot
 from tocsin.aggregation.rounds import Rounds
 from tocsin.consensus.certificate import COMPROMISED
-from tocsin.errors import InputError
 from tocsin.model.coordination import Bond, Findings
 from tocsin.monitor.inputs import Observed, Screened
 from tocsin.runtime.clock import VirtualClock
@@ -176,12 +175,22 @@ def test_measurements_that_overflow_say_nothing():
     assert np.isfinite(first.series).all()
 
 
-def test_a_round_that_fails_is_raised_where_it_is_asked_for():
+def _one_round(names: tuple[str, ...], regions: list[str]) -> Screener:
     screener = Screener(Rounds(LENGTH, b"s"), background=True)
     flags = np.ones(50, np.bool_)
     series = np.random.default_rng(1).normal(size=(3, 50, LENGTH)).astype(np.float32)
-    one = Snapshot(1, 1, np.arange(50), ("a",) * 50, series, flags, ~flags)
-    screener.submit(one, ["r"] * 50, {"r": "z"})
+    screener.submit(Snapshot(1, 1, np.arange(50), names, series, flags, ~flags), regions, {"r": "z"})
     screener.join()
-    with pytest.raises(InputError, match="distinct agents"):
+    return screener
+
+
+def test_a_round_that_agents_spoil_is_counted_and_stops_nothing():
+    (outcome,) = _one_round(("a",) * 50, ["r"] * 50).outcomes()
+    assert outcome.refused == {"round of screening failed": 1}
+    assert (outcome.findings.number, outcome.findings.agents, outcome.findings.bonds) == (1, 50, ())
+
+
+def test_a_round_that_fails_for_want_of_our_care_is_raised_where_it_is_asked_for():
+    screener = _one_round(tuple(f"a{i}" for i in range(50)), ["no such region"] * 50)
+    with pytest.raises(KeyError):
         screener.outcomes()

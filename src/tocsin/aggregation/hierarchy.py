@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -39,8 +40,8 @@ from tocsin.errors import InputError
 from tocsin.model.baseline import DistributedBaseline, Level
 from tocsin.model.events import EventBatch
 
-FLUSH_NS = 1_000_000_000  # a climb every second, and 20 ms more for each region: climbing costs about
-FLUSH_NS_PER_REGION = 20_000_000  # 0.3 ms a region, so it stays below 2 % of a core at any fleet size
+LEAST_REST_NS = 10_000_000  # after a climb, and 20 ms for each region that it was about: climbing costs about
+REST_NS_PER_REGION = 20_000_000  # 0.3 ms a region, so it stays below 2 % of a core at any fleet size and load
 SCOPES_NAMED = 3
 EXPECTED_AT_ONCE = 256  # newcomers
 AGENTS_AT_ONCE = 256  # whose vectors are copied together when the baselines of many agents are asked for
@@ -64,11 +65,14 @@ class Hierarchy:
         self._spoke: dict[str, int] = {}  # node -> when it last stated something (ns), longest ago first
         self._flush_ns = flush_ns
         self._pumped_ns = -(1 << 62)
+        self._rest_ns = 0  # from the last climb to the next
+        self._changed = False  # since the last climb
         self._now_ns = 0
 
     def observe(self, batch: EventBatch) -> None:
         """Count a batch at the leaves."""
         self.leaves.accumulate(batch)
+        self._changed = True
 
     def measured(self, agent_id: str, site: str, rtt_ms: float) -> None:
         """A round trip from an agent (or site) to `site` was measured: agents join, or move, where neighbours are.
@@ -80,10 +84,12 @@ class Hierarchy:
             nearest = self.network.place(agent_id, otherwise=self.tree.group_of(agent_id))
             if nearest != self.tree.group_of(agent_id):
                 self.tree.move(agent_id, nearest)
+                self._changed = True
 
     def leave(self, agent_id: str) -> None:
         """Take an agent out of the tree; until it acts again, its history counts towards no sum but its own."""
         self.tree.leave(agent_id)
+        self._changed = True
 
     def retire(self, agent_ids: Sequence[str]) -> int:
         """`leave` for those of them that are in the tree; returns how many."""
@@ -95,17 +101,19 @@ class Hierarchy:
     def refit(self) -> int:
         """Open a new epoch: origins and steps are fitted from the latest events, and every sum begins anew with them.
 
-        For when `state()["saturating"]` names features. It costs what was learned, so it is for an operator to decide.
+        For when `state()["saturating"]` names features. It costs what was learned, so it is for an operator to decide;
+        nothing happens while there is no epoch yet.
         Returns how many samples that were.
         """
-        self.leaves.settle()
         before = self.leaves.samples
         self.leaves.refit()
+        self._changed = True
         return before - self.leaves.samples
 
     def fail_over(self, node_id: str) -> None:
         """Replace a failed aggregator by an empty one: only its parent and children take part in the recovery."""
         node = self.tree.nodes[node_id]
+        self._changed = True
         self._forget(node_id)
         self.nodes[node_id] = Aggregator(node_id, node.level)
         self._spoke[node_id] = self._now_ns
@@ -154,21 +162,26 @@ class Hierarchy:
         return views[0]
 
     def pump(self, now_ns: int) -> None:
-        """Send what has changed up the tree, at most once per flush interval (given, or growing with the fleet)."""
+        """Send what has changed up the tree: after quiet at once, and then once the rest is over.
+
+        That is the interval given, or as long as the last climb was large. Heartbeats do not count: they are rare.
+        """
         self._now_ns = max(self._now_ns, now_ns)
-        interval = self._flush_ns
-        if interval is None:
-            interval = FLUSH_NS + FLUSH_NS_PER_REGION * len(self.nodes)
-        if not 0 <= now_ns - self._pumped_ns < interval:  # or the clock has been set back
+        if not 0 <= now_ns - self._pumped_ns < self._rest_ns:  # or the clock has been set back
             self._climb(now_ns)
 
+    def due_ns(self) -> int | None:
+        """When `pump` is next called for: there are changes that have not climbed. None if there are not."""
+        return self._pumped_ns + self._rest_ns if self._changed else None
+
     def _climb(self, now_ns: int) -> None:
-        self._pumped_ns = now_ns
+        self._pumped_ns, self._changed, regions = now_ns, False, 0
         changes = self.tree.drain()
         self._follow(changes.parents)
         self._wake_the_long_silent(now_ns)
         for rounds in range(2):  # a second round answers requests for snapshots
             asked = self._deliver(now_ns, list(self.leaves.flush(now_ns, changes.regions if not rounds else {})))
+            regions += self.leaves.changed_regions
             for level in range(REGION, self.tree.depth):
                 for node_id in self._awake.pop(level, {}):
                     asked += self._flush(now_ns, node_id)
@@ -177,6 +190,10 @@ class Hierarchy:
             if not asked:
                 break
         self._flush(now_ns, self.tree.root)
+        if self._flush_ns is None:
+            self._rest_ns = max(LEAST_REST_NS, REST_NS_PER_REGION * regions)
+        else:
+            self._rest_ns = self._flush_ns
 
     def _flush(self, now_ns: int, node_id: str) -> list[str]:
         """Let a node state what has changed. Returns the children that were asked for a snapshot."""
@@ -261,7 +278,8 @@ class Hierarchy:
         for agent_id in agent_ids:
             self.tree.region_of(agent_id)
         self._now_ns = max(self._now_ns, now_ns or 0)
-        self.leaves.settle()
+        if not self.leaves.settled:
+            return self._early().establish(agent_ids, level)
         self._climb(self._now_ns)
         if level == Level.AGENT:
             return self._of_agents(agent_ids)
@@ -282,7 +300,8 @@ class Hierarchy:
         parts = self.of_each(agent_ids)
         if len(parts) == 1:
             return parts[0]
-        scope = self._of(agent_ids, Scope(_name(agent_ids), len(agent_ids), 0.0, tuple(parts)))
+        stale = max(part.staleness_seconds for part in parts)
+        scope = self._of(agent_ids, Scope(_name(agent_ids), len(agent_ids), stale, tuple(parts)))
         return derive(self.leaves.summary(agent_ids), self.leaves.grid, Level.AGENT, scope)
 
     def of_each(self, agent_ids: list[str]) -> list[DistributedBaseline]:
@@ -295,10 +314,11 @@ class Hierarchy:
         few = np.flatnonzero(self.leaves.members(agent_ids).events < ESTABLISHED_EVENTS).tolist()
         asked = [agent_ids[k] for k in few] if len(few) <= EXPECTED_AT_ONCE else []
         expected = Newcomers(self.tree, self.leaves).expect_each(asked)
+        stale = (self._now_ns - self.leaves.as_of_ns(self._now_ns)) / 1e9
         for start in range(0, len(agent_ids), AGENTS_AT_ONCE):
             some = agent_ids[start : start + AGENTS_AT_ONCE]
             events = self.leaves.members(some).events
-            scopes = [_of_one(a, events[k : k + 1], expected.get(a)) for k, a in enumerate(some)]
+            scopes = [_of_one(a, events[k : k + 1], stale, expected.get(a)) for k, a in enumerate(some)]
             found += derive_all(self.leaves.each(some), self.leaves.grid, Level.AGENT, scopes)
         return found
 
@@ -327,14 +347,21 @@ class Hierarchy:
 
         Raises `UnknownAgent`, and `InputError` while nobody is known well enough.
         """
-        self.leaves.settle()
-        return Newcomers(self.tree, self.leaves).expect(agent_id)
+        leaves = self.leaves if self.leaves.settled else self._early().leaves
+        return Newcomers(self.tree, leaves).expect(agent_id)
+
+    def _early(self) -> Hierarchy:
+        """A copy with a grid fitted from the few events so far: asking must not change the epochs of who is asked."""
+        copy = deepcopy(self)
+        copy.leaves.conclude()
+        return copy
 
     # ---- about itself
 
     def root_equals_leaf_sum(self) -> bool:
         """Climb, then compare the root with the direct sum over every agent, byte for byte."""
-        self.leaves.settle()
+        if not self.leaves.settled:
+            return self._early().root_equals_leaf_sum()
         self._climb(self._now_ns)
         direct = self.leaves.summary([a for n in self.tree.at_level(REGION) for a in n.children])
         root = self.nodes[self.tree.root].total
@@ -360,8 +387,8 @@ class Hierarchy:
         }  # fmt: skip
 
 
-def _of_one(agent_id: str, events: NDArray[np.int64], peers: Expectation | None) -> Scope:
-    own = Scope(agent_id, 1, confidence=confidence(events))
+def _of_one(agent_id: str, events: NDArray[np.int64], stale: float, peers: Expectation | None) -> Scope:
+    own = Scope(agent_id, 1, stale, confidence=confidence(events))
     if peers is None:
         return own
     return replace(own, expected=peers.expected, expected_from=peers.scope, expected_peers=peers.peers)

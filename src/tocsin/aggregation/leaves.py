@@ -19,7 +19,6 @@ from tocsin.aggregation.reports import LeafReports
 from tocsin.aggregation.rows import Rows, bounded_name, column_of, widened
 from tocsin.aggregation.summary import MAX_ACTIONS, OVERFLOW_ACTION, Summary, vector_size
 from tocsin.aggregation.tree import Tree
-from tocsin.errors import InputError
 from tocsin.model.events import EventBatch, Phase
 from tocsin.stats.histogram import BINS, accumulate_codes, accumulate_histograms
 from tocsin.stats.moments import (
@@ -66,6 +65,7 @@ class LeafSummaries:
         self._agents: list[str] = []  # by row
         self.seen = np.zeros(64, np.int64)  # (capacity,) events of every phase
         self.refused: Counter[str] = Counter()  # numbers and batches that were not counted, by reason
+        self.changed_regions = 0  # whose agents acted or moved, as of the last `flush`
         self.missing = 0  # numbers that no event brought, of features that others of its batch have
         self._fit_rows = fit_rows
         self._learn_live = learn_live
@@ -104,8 +104,7 @@ class LeafSummaries:
             return
         self._first.append(events)
         if sum(r.row.shape[0] for r in self._first) >= self._fit_rows:
-            self.settle()
-            self._first, self._latest = None, self._first
+            self.conclude()
 
     def _screened(self, batch: EventBatch) -> EventBatch:
         """The batch without numbers that are none: those add nothing, and are counted as refused.
@@ -137,17 +136,25 @@ class LeafSummaries:
         """Events counted in this epoch, of agents that have left among them."""
         return int(self._moments[:, 0].sum())
 
+    def as_of_ns(self, now_ns: int) -> int:
+        """Up to when the sums are complete: now, but 0 while there is no grid that the events so far count on."""
+        return now_ns if self.epoch >= 0 or not self._first else 0
+
     @property
     def kept_by_refit(self) -> int:
         """Events that a refit counts again."""
         return sum(rows.row.shape[0] for rows in self._latest)
 
-    def settle(self) -> None:
-        """Fit the grid from the first rows if it is not final yet, and count them on it."""
-        counted = self.samples if self.epoch >= 0 else -1
-        if self._first is None or counted >= sum(r.row.shape[0] for r in self._first):
-            return
-        self._fit(self._first)
+    @property
+    def settled(self) -> bool:
+        """Whether the grid is final: whatever is asked before then is answered from a copy."""
+        return self._first is None
+
+    def conclude(self) -> None:
+        """Fit the grid from the rows so far, for good, and count them on it; without effect where it is final."""
+        if self._first is not None:
+            self._fit(self._first)
+            self._first, self._latest = None, self._first
 
     def refit(self) -> None:
         """Open an epoch with origins and steps fitted from the latest rows; counting begins anew, with these rows.
@@ -155,10 +162,8 @@ class LeafSummaries:
         Integers on the old grid cannot be moved to another one exactly, so what was learned on it is given up. Features
         without recent samples keep their place.
         """
-        self.settle()
         if self._first is None and self._latest:
-            latest, self._latest = self._latest, []
-            self._fit(latest)
+            self._fit(self._latest)  # and kept: another refit must not have less to count again
 
     def saturating(self) -> tuple[str, ...]:
         """Features of which most agents have more than `SATURATED_SHARE` of their samples clipped at the grid's edge.
@@ -230,14 +235,27 @@ class LeafSummaries:
         return code
 
     def _add(self, events: Rows) -> None:
+        if int(self._moments[events.row, 0].max()) + events.row.shape[0] > MAX_ROWS_PER_AGENT:
+            events = self._without_excess(events)
+            if not events.row.size:
+                return
         self._widen(events)
         q = self._quantised(events)
-        if int(self._moments[events.row, 0].max()) + events.row.shape[0] > MAX_ROWS_PER_AGENT:
-            raise InputError("an agent has more events than one epoch can count", remedy="open a new baseline epoch")
         accumulate_moments(q, events.row, self._moments)
         accumulate_histograms(q, events.row, self._cells)
         accumulate_codes(events.row, events.action, self._actions)
         self._touched[events.row] = True
+
+    def _without_excess(self, events: Rows) -> Rows:
+        """The rows that their agents can still count in this epoch; the others are refused."""
+        order = np.argsort(events.row, kind="stable")
+        agents = events.row[order]
+        earlier = np.empty_like(order)  # rows of the same agent before this one
+        earlier[order] = np.arange(order.size) - np.searchsorted(agents, agents)
+        fits = self._moments[events.row, 0] + earlier < MAX_ROWS_PER_AGENT
+        self.refused["too many events"] += int(np.count_nonzero(~fits))
+        values = events.values[fits] if events.values.shape[0] else events.values
+        return Rows(events.row[fits], events.action[fits], events.features, values)
 
     def _quantised(self, events: Rows) -> I32:
         if events.values.shape[0] == 0 or not self.grid.features:
@@ -254,7 +272,10 @@ class LeafSummaries:
                 continue
             column = column_of(events, name)
             samples = self._late.setdefault(name, [])
-            samples.append(column[np.isfinite(column)])
+            finite = column[np.isfinite(column)]
+            if not finite.size:  # nothing is kept of what is only named: it would grow with every batch
+                continue
+            samples.append(finite)
             if sum(s.shape[0] for s in samples) >= NEW_FEATURE_SAMPLES and len(self.grid) < MAX_FEATURES:
                 self._extend(name, np.concatenate(self._late.pop(name)))
 
@@ -323,14 +344,17 @@ class LeafSummaries:
 
     def flush(self, now_ns: int, moved: dict[str, None]) -> list[Upward]:
         """Updates for every region whose agents acted, moved (`moved`, from `Tree.drain`) or were silent long."""
+        self.changed_regions = 0
         if self.epoch < 0:
             return []
-        due = {**self.reports.due(now_ns, self.epoch), **moved}
+        changed = dict(moved)
         touched = np.flatnonzero(self._touched)
         for row in touched.tolist():
             if self._agents[row] in self.tree:
-                due[self.tree.region_of(self._agents[row])] = None
+                changed[self.tree.region_of(self._agents[row])] = None
         self._touched[touched] = False
+        self.changed_regions = len(changed)
+        due = {**self.reports.due(now_ns, self.epoch), **changed}
         out: list[Upward] = []
         for region in due:
             node = self.tree.nodes.get(region)

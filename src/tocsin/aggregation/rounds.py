@@ -1,16 +1,19 @@
 """A round: from every agent's windows to the coordinated groups among them, over regions, zones and the fleet.
 
-    Region: commits, sends its factors up ─> zone ─> fleet: basis down, seed announced ─> statements, sketches
-    ─> pairs that agree, verified on the residuals ─> less those that always did (`habits`) ─> groups, e-values
+    Region: commits, sends its factors up ─> zone ─> fleet: basis down, seed announced ─> statements
+    ─> what nothing explains ─> pairs whose sketches agree, verified ─> less those that always did (`habits`)
+    ─> groups, e-values
 
 Every message crosses as bytes (`wire.correlation`, `aggregation.assembly`), so that what a node of another machine
-would refuse is refused here. A round of 10,000 agents takes seconds of a core: its host runs it beside the stream of
+would refuse is refused here. Whoever screens has what was stated and the factors that climbed, and asks for no more:
+a series at 6 bits a sample is the series but for a thousandth of its residual's variance. A round of 10,000 agents takes seconds of a core: its host runs it beside the stream of
 events. The same snapshots, placements and secret give the same findings on one machine.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +32,7 @@ from tocsin.aggregation.correlation import (
     CorrelationMap,
     Region,
     global_basis,
+    nested_residuals,
     zone_basis,
     zone_rows,
 )
@@ -36,7 +40,8 @@ from tocsin.aggregation.habits import Habits
 from tocsin.model.coordination import Bond, Findings
 from tocsin.stats.correlation import innovations
 from tocsin.stats.eprocess import mixture_calibrator
-from tocsin.stats.simhash import sketch_rows
+from tocsin.stats.factors import unit_rows
+from tocsin.stats.simhash import WORDS, sketch_rows
 from tocsin.wire import correlation as wire
 
 F64 = NDArray[np.float64]
@@ -47,13 +52,17 @@ BITS = 6  # a sample; with names of at most MAX_NAME a statement of 1024 samples
 LEAST_AGENTS = 20  # below, there is nothing to take the fleet's own rhythm from
 MAX_NAME = 64  # bytes of an agent's name in its statement
 NAMED = 8  # members of a group that evidence names
+_DIGEST = re.compile("[0-9a-f]{40}")
 LAX_LOG_P = -10.0  # a pair as likely as this by chance is learnt, where it cannot be compared with what was
 
 
 def stated_name(agent_id: str) -> str:
-    """The agent's name as statements carry it: itself where it fits, else a digest of it."""
+    """The agent's name as statements carry it: itself where it fits, else a digest of it.
+
+    What looks like a digest does not fit: an agent could else be named as another one is stated.
+    """
     raw = agent_id.encode("utf-8", "surrogatepass")
-    fits = agent_id.isascii() and 0 < len(raw) <= MAX_NAME
+    fits = agent_id.isascii() and 0 < len(raw) <= MAX_NAME and not _DIGEST.fullmatch(agent_id)
     return agent_id if fits else blake2b(raw, digest_size=20).hexdigest()
 
 
@@ -62,9 +71,9 @@ class Correlated:
     """One series of a fleet worked out across regions and zones. Rows are in the order of the snapshot."""
 
     map: CorrelationMap
-    nested: F64  # (m, T) what regions hand out to verify
+    nested: F64  # (m, T) what nothing above them explains of the series as stated; 0 of an agent without a statement
     removed: I64  # (m,) directions that were taken out of each
-    sketches: U64  # (m, 8) as stated
+    sketches: U64  # (m, 8) of `nested`, at random in every round
     refused: Counter[str] = field(default_factory=Counter[str])  # by reason
     blamed: Counter[str] = field(default_factory=Counter[str])  # by region or zone
     bytes_sent: int = 0
@@ -102,27 +111,31 @@ def correlate(
         held[name] = Region(name, [said[k] for k in places[name]], series[places[name]])
     assembly = Assembly(window, length, {name: region.agents for name, region in held.items()})
     for name, region in held.items():
-        assembly.commit(name, commitment(secret, name, window, region.z))
+        assembly.commit(name, out.send([commitment(secret, name, window, region.z)])[0])
     of_zone, basis, refused, blamed = _factors(held, zones, window, length, out)
-    seed = assembly.announce(secret, basis)
-    nested, sketches = np.zeros(series.shape), np.zeros((len(names), wire.WORDS), np.uint64)
-    removed = np.zeros(len(names), np.int64)
+    seed = out.send([assembly.announce(secret, basis)], len(held))[0]
     for name, region in held.items():
-        rows, removed[places[name]] = region.nested_residuals(basis, of_zone[zones[name]])
-        nested[places[name]] = rows
-        of_region = sketch_rows(rows, b"sketch")
-        of_region[~rows.any(axis=1)] = 0
-        sketches[places[name]] = of_region
-        assembly.statements(name, out.send(wire.encode_all(region.statements(basis, window, seed, BITS, of_region))))
-    known = assembly.map({name: region.exact for name, region in held.items()})
+        assembly.statements(name, out.send(wire.encode_all(region.statements(basis, window, seed, BITS))))
+    known = assembly.map()
     refused += assembly.refused
+    heard, row = unit_rows(known.series()), {agent: k for k, agent in enumerate(known.agents)}
+    nested, sketches = np.zeros(series.shape), np.zeros((len(names), WORDS), np.uint64)
+    removed = np.zeros(len(names), np.int64)
+    # Fixed filters would let whoever knows them shape series that miss each other's sketches.
+    filters = blake2b(seed, digest_size=32, person=b"sketch").digest()
+    for name, members in places.items():
+        here = [k for k in members if said[k] in row]
+        if here:
+            stated = heard[[row[said[k]] for k in here]]
+            nested[here], removed[here] = nested_residuals(stated, basis, of_zone[zones[name]])
+            sketches[here] = np.where(nested[here].any(axis=1)[:, None], sketch_rows(nested[here], filters), 0)
     return Correlated(known, nested, removed, sketches, refused, blamed + assembly.blamed, out.sent, out.largest)
 
 
 def _factors(
     held: Mapping[str, Region], zones: Mapping[str, str], window: int, length: int, out: _Wire
 ) -> tuple[dict[str, F64], Basis, Counter[str], Counter[str]]:
-    """Factors up, basis down: (each zone's own basis, the fleet's, what was refused by reason, and by sender)."""
+    """Factors up, basis down: (each zone's own factors, the fleet's, what was refused by reason, and by sender)."""
     below: dict[str, list[str]] = {}
     for name in held:
         below.setdefault(zones[name], []).append(name)
@@ -130,15 +143,13 @@ def _factors(
     of_zone = {zone: sum(members[name] for name in children) for zone, children in below.items()}
     fleet = FactorInbox(wire.ZONE_FACTORS, window, length, of_zone)
     inboxes = [fleet]
-    up: dict[str, F64] = {}
     for zone, children in below.items():
         inbox = FactorInbox(wire.REGION_FACTORS, window, length, {name: members[name] for name in children})
         inboxes.append(inbox)
         for name in children:
             for raw in out.send(_packed(wire.REGION_FACTORS, name, window, held[name].rows)):
                 inbox.take(raw, name)
-        up[zone] = zone_rows(inbox.rows())
-        for raw in out.send(_packed(wire.ZONE_FACTORS, zone, window, up[zone])):
+        for raw in out.send(_packed(wire.ZONE_FACTORS, zone, window, zone_rows(inbox.rows()))):
             fleet.take(raw, zone)
     basis = global_basis(fleet.rows())
     packets = wire.encode_rows(
@@ -148,11 +159,9 @@ def _factors(
     for raw in out.send(packets, len(held)):
         down.take(raw, "fleet")
     own: dict[str, F64] = {}
-    for zone, children in below.items():
-        inbox = FactorInbox(wire.ZONE_BASIS, window, length, {zone: wire.MAX_FACTORS})
-        for raw in out.send(_packed(wire.ZONE_BASIS, zone, window, zone_basis(up[zone], basis)), len(children)):
-            inbox.take(raw, zone)
-        own[zone] = inbox.rows()[0]
+    for zone in below:
+        sent = fleet.of(zone)
+        own[zone] = zone_basis(np.zeros((0, length)) if sent is None else sent.floats(), basis)
     refused, blamed = Counter[str](), Counter[str]()
     for inbox in inboxes:
         refused += inbox.refused

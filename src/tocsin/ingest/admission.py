@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tocsin.errors import ConfigError
 from tocsin.model.events import Admitted, EventBatch, Phase
 from tocsin.monitor.inputs import Entry, Observed, Sealed
-from tocsin.wire.events import concat, take
+from tocsin.wire.events import concat, take, trimmed
 
 NS_PER_SECOND = 1_000_000_000
 
@@ -86,7 +86,7 @@ class Admission:
             kept.append(row)
             phases.append(self._take_in(agent, times[row], ids[row]))
         index = np.array(kept, np.int64)
-        batch = take(rows, index, self.next_offset)
+        batch = trimmed(take(rows, index, self.next_offset))
         batch = replace(batch, t_ns=t_ns[index], phase=np.array(phases, np.int8))
         self.next_offset += len(batch)
         self._refused.update(refused)

@@ -30,6 +30,7 @@ from tocsin.runtime.screener import Screener
 from tocsin.runtime.shared_detector import SharedDetector
 from tocsin.stats.logodds import log_odds_of_ppm
 from tocsin.trust.signing import DITHER, Signer
+from tocsin.wire.events import trimmed
 from tocsin.wire.evidence import attested_items, open_batch
 
 OnVerdict = Callable[[Verdict], None]
@@ -111,12 +112,15 @@ class Engine:
         """Analyse `entries`, then deliver the messages that caused; where `more` follow, messages go with those."""
         snapshots: list[Snapshot] = []
         for_monitors: list[Observed | Sealed | Flush] = []
-        for entry in entries:
+        for logged in entries:
+            # A log of before may hold batches that name agents of which it holds no event.
+            entry = Observed(trimmed(logged.batch)) if isinstance(logged, Observed) else logged
             if isinstance(entry, Retired):
                 self.retired += self.tree.retire(entry.agents)
             elif isinstance(entry, Refitted):
+                epoch = self.tree.leaves.epoch
                 self.samples_discarded += self.tree.refit()
-                self.refits += 1
+                self.refits += self.tree.leaves.epoch != epoch  # none is opened before there is one
             else:
                 for_monitors.append(entry)
             if isinstance(entry, Observed):
@@ -130,9 +134,14 @@ class Engine:
         self.tree.pump(self.clock.now_ns())
 
     def tick(self) -> None:
-        """Fire due timers and deliver messages."""
+        """Fire due timers and deliver messages; let what has changed climb the tree."""
         self._tell()
         self.cluster.pump()
+        self.tree.pump(self.clock.now_ns())
+
+    def next_timer_ns(self) -> int | None:
+        """When `tick` is next called for; None if nothing waits."""
+        return min((t for t in (self.cluster.next_timer_ns(), self.tree.due_ns()) if t is not None), default=None)
 
     def _screen(self, snapshots: Sequence[Snapshot]) -> None:
         """Begin the rounds that are due; tell the monitors what those that are over found."""

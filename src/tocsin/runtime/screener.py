@@ -8,10 +8,13 @@ before still runs waits for it, so memory is bounded by two snapshots.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tocsin.aggregation.activity import Snapshot
 from tocsin.aggregation.rounds import Outcome, Rounds
+from tocsin.errors import TocsinError
+from tocsin.model.coordination import Findings
 
 
 class Screener:
@@ -56,5 +59,8 @@ class Screener:
     def _run(self, snapshot: Snapshot, regions: Sequence[str], zones: Mapping[str, str]) -> None:
         try:
             self._done.append(self._rounds.screen(snapshot, regions, zones))
+        except TocsinError:  # what agents did must not end the service, and would again after each restart
+            nothing = Findings(number=snapshot.number, agents=len(snapshot.names))
+            self._done.append(Outcome(nothing, snapshot.names, refused=Counter({"round of screening failed": 1})))
         except BaseException as error:  # noqa: BLE001 - raised again on the engine's thread, which ends the service
             self._error = error

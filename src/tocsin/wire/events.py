@@ -197,6 +197,20 @@ def take(batch: EventBatch, index: NDArray[Any], offset: int | None = None) -> E
     return replace(whole, offset=start, **columns, arg_offset=arg_offset, prompt_offset=prompt_offset)
 
 
+def trimmed(batch: EventBatch) -> EventBatch:
+    """`batch` without the names in its tables that no row has: a refused row must not leave its agent behind."""
+    whole = filled(batch)
+    changed: dict[str, Any] = {}
+    for table, column in (("agents", "agent"), ("actions", "action"), ("groups", "group"), ("contexts", "context")):
+        names, codes = getattr(whole, table), getattr(whole, column)
+        has = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
+        if not has.all():
+            place = np.append(np.where(has, np.cumsum(has) - 1, -1), -1).astype(np.int32)  # the last: of code -1
+            changed[column] = place[codes]
+            changed[table] = tuple(name for name, used in zip(names, has.tolist(), strict=True) if used)
+    return replace(whole, **changed) if changed else batch
+
+
 def concat(batches: Sequence[EventBatch], offset: int | None = None) -> EventBatch:
     """All rows of `batches` in order as one batch, from `offset` (the first batch's where None).
 
