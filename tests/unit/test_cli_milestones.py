@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 from tocsin.cli.milestones import Milestones
 
 
-def status(agents: int = 0, learning: int = 0, spans: int = 0) -> dict[str, object]:
-    return {"agents": agents, "agents_learning": learning, "received": {"spans": spans}}
+def status(agents: int = 0, learning: int = 0, spans: int = 0, waiting: int = 0, backlog: int = 0) -> dict[str, object]:
+    received = {"spans": spans, "waiting": waiting}
+    return {"agents": agents, "agents_learning": learning, "backlog_events": backlog, "received": received}
 
 
 def test_from_the_first_span_to_the_last_agent_learned() -> None:
     told = Milestones(50)
     assert told.news(status()) == []
+    assert told.news(status(spans=3)) == []
     (line,) = told.news(status(spans=3))
     assert line.startswith("3 spans arrived, none of an agent so far")
     assert told.news(status(spans=4)) == []
@@ -26,6 +28,13 @@ def test_from_the_first_span_to_the_last_agent_learned() -> None:
     assert told.news(status(8, 0, 300)) == []
     assert told.news(status(9, 1, 310)) == []
     assert told.news(status(9, 0, 390)) == ["9 of 9 agents judged now"]
+
+
+def test_spans_on_their_way_are_not_called_spans_of_nobody() -> None:
+    told = Milestones(50)
+    for waiting, backlog in ((0, 0), (7, 0), (0, 0), (0, 7), (0, 0)):  # never twice in a row without anything to come
+        assert told.news(status(spans=789, waiting=waiting, backlog=backlog)) == []
+    assert told.news(status(6, 6, 789)) == ["first events, of 6 agents: each is judged after 50 events"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=30))

@@ -19,14 +19,19 @@ class Milestones:
         self._warmup_events = warmup_events
         self._told: set[str] = set()
         self._share = 0.0
+        self._idle = False  # at the look before
 
     def news(self, status: Mapping[str, Any]) -> list[str]:
         """Lines that this status adds, often none."""
         agents, learning = status["agents"], status["agents_learning"]
-        spans = status.get("received", {}).get("spans", 0)
+        received = status.get("received", {})
+        spans = received.get("spans", 0)
+        # What arrived a moment ago is still on its way: only twice the same look means that nothing of it counts.
+        idle = not received.get("waiting", 0) and not status.get("backlog_events", 0)
+        settled, self._idle = idle and self._idle, idle and spans > 0
         lines: list[str] = []
         if not agents:
-            if spans and self._first("spans"):
+            if spans and settled and self._first("spans"):
                 lines.append(
                     f"{spans:,} spans arrived, none of an agent so far: tocsin looks for gen_ai.operation.name "
                     "and gen_ai.agent.id or gen_ai.agent.name"
