@@ -153,14 +153,16 @@ class Assembly:
         self.blamed[region] += 1
         return False
 
-    def map(self, exact: Mapping[str, F64]) -> CorrelationMap:
-        """Every correlation of the agents that stated something possible; `exact` are the regions' own matrices.
+    def map(self, exact: Mapping[str, F64] | None = None) -> CorrelationMap:
+        """Every correlation of the agents that stated something possible.
+
+        `exact` are the matrices of regions that the caller itself holds; nothing sends them.
 
         Raises InputError where nobody did, or before the seed.
         """
         if self._basis is None:
             raise InputError("there is no seed yet", remedy="announce it first")
-        regions: list[tuple[list[Statement], F64]] = []
+        regions: list[tuple[list[Statement], F64 | None]] = []
         for region, names in self._members.items():
             said = [(k, self._said[region][name]) for k, name in enumerate(names) if name in self._said[region]]
             keep = possible(self._basis, [one for _, one in said], self.seed)
@@ -170,6 +172,7 @@ class Assembly:
                 self.blamed[region] += wrong
             chosen = [said[k] for k in np.flatnonzero(keep).tolist()]
             index = [k for k, _ in chosen]
+            own = (exact or {}).get(region)
             if chosen:
-                regions.append(([one for _, one in chosen], exact[region][np.ix_(index, index)]))
+                regions.append(([one for _, one in chosen], None if own is None else own[np.ix_(index, index)]))
         return CorrelationMap(self._basis, regions, self.seed)

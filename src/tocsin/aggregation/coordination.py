@@ -2,7 +2,7 @@
 
 Sketches (64 bytes an agent) of what fleet, zone and region leave unexplained are compared pair by pair at every lag:
 all pairs up to 50,000 agents, beyond that those that share a band of bits. Candidates are verified on the residuals
-themselves, which their regions hand out on request. What survives at a level that no pair of independent agents
+themselves. What survives at a level that no pair of independent agents
 reaches is joined into groups (after bands, everyone is compared with the members found first), and each member gets
 an e-value.
 

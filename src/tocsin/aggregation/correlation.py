@@ -7,8 +7,7 @@ statements has every correlation, `f_i' V V' f_j + <r^_i, r^_j>`, each with a bo
 (`stats.correlation`).
 
 What is computed twice is computed in integers: loadings, basis and residuals arrive as integers, so `agreed_q32` gives
-the same bits everywhere. What takes floating point (factors, residuals, sketches) is computed once, by whoever states
-it.
+the same bits everywhere. What takes floating point (factors, residuals) is computed once, by whoever states it.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I16 = NDArray[np.int16]
 I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 
 REGION_LIMIT, ZONE_LIMIT, GLOBAL_LIMIT = 6, 16, 24  # factors that climb, and that come down
 REGION_OWN = 3  # factors of a region beyond its zone's, removed before screening
+OWN_ERROR = 2.0**-20  # float32 of a float64 sum
 LOADING_BITS = 14
 BASIS_BITS = 15
 FAR_FROM_ORTHONORMAL = 0.01
@@ -94,7 +93,7 @@ def zone_rows(region_rows: Sequence[F64]) -> F64:
 
 
 def zone_basis(rows: F64, basis: Basis) -> F64:
-    """What a zone sends down to its regions beside the global basis: its own factors, orthonormal."""
+    """A zone's own factors beside the global basis, orthonormal, from the rows that it sent up."""
     return orthonormal_rows(without(rows, basis.vectors), ZONE_LIMIT)
 
 
@@ -119,9 +118,7 @@ class Region:
         """What the region sends up: its factors above the noise, (at most 6, T)."""
         return leading_rows(self.z, REGION_LIMIT, above_noise=True)
 
-    def statements(
-        self, basis: Basis, window: int, seed: bytes, bits: int, sketches: U64 | None = None
-    ) -> list[Statement]:
+    def statements(self, basis: Basis, window: int, seed: bytes, bits: int) -> list[Statement]:
         """What each member states, in the order of `agents`.
 
         The certificates ask that `seed` was unknown when the series were fixed.
@@ -133,24 +130,25 @@ class Region:
         return [
             Statement(
                 agent=agent, window=window, basis=basis.digest, bits=bits, step=int(step[k]), loadings=loadings[k],
-                codes=codes[k], sketch=sketches[k] if sketches is not None else np.zeros(0, np.uint64),
+                codes=codes[k],
             )
             for k, agent in enumerate(self.agents)
         ]  # fmt: skip
 
-    def nested_residuals(self, basis: Basis, of_zone: F64) -> tuple[F64, I64]:
-        """(b, T): what neither the fleet, nor the zone (rows `of_zone`), nor the region, nor its own past explains.
-
-        And how many directions that took out of each, (b,). For screening, where the region should hold `innovations`
-        of the series.
-        """
-        inner, by_fleet = without_shared(self.z, basis.vectors)
-        inner, by_zone = without_shared(inner, of_zone)
-        own = orthonormal_rows(leading_rows(inner, REGION_OWN, above_noise=True), REGION_OWN)
-        return unit_rows(whitened(without(inner, own))), by_fleet + by_zone + own.shape[0]
-
     def _residual(self, basis: Basis, loadings: I16) -> F64:
         return self.z - np.ldexp(loadings.astype(np.float64), -LOADING_BITS) @ basis.vectors
+
+
+def nested_residuals(z: F64, basis: Basis, of_zone: F64) -> tuple[F64, I64]:
+    """(b, T): what neither the fleet, nor the zone (rows `of_zone`), nor the region, nor its own past explains.
+
+    `z` (b, T) are the unit rows of one region's members, of their `innovations`. Also returns how many directions that
+    took out of each, (b,).
+    """
+    inner, by_fleet = without_shared(z, basis.vectors)
+    inner, by_zone = without_shared(inner, of_zone)
+    own = orthonormal_rows(leading_rows(inner, REGION_OWN, above_noise=True), REGION_OWN)
+    return unit_rows(whitened(without(inner, own))), by_fleet + by_zone + own.shape[0]
 
 
 def possible(basis: Basis, said: Sequence[Statement], seed: bytes) -> NDArray[np.bool_]:
@@ -183,14 +181,19 @@ class Block:
 class CorrelationMap:
     """Every correlation of a fleet, from what its members stated.
 
-    `regions` are (statements of the members, exact correlations of the region) and define the agents' numbers. All
-    statements must be of one window and on `basis`. With probability 1 - `delta` over the dither, all half widths hold
-    at once; without residuals (`block(..., residuals=False)`) they hold with certainty. Raises InputError for
-    statements that do not belong together or that no unit series could have.
+    `regions` are (statements of the members, exact correlations of the region where they are at hand) and define the
+    agents' numbers. All statements must be of one window and on `basis`. With probability 1 - `delta` over the dither,
+    all half widths hold at once; without residuals (`block(..., residuals=False)`) they hold with certainty. Raises
+    InputError for statements that do not belong together or that no unit series could have.
     """
 
     def __init__(
-        self, basis: Basis, regions: Sequence[tuple[Sequence[Statement], F64]], seed: bytes, *, delta: float = DELTA
+        self,
+        basis: Basis,
+        regions: Sequence[tuple[Sequence[Statement], F64 | None]],
+        seed: bytes,
+        *,
+        delta: float = DELTA,
     ) -> None:
         said = [one for members, _ in regions for one in members]
         if not said:
@@ -225,6 +228,7 @@ class CorrelationMap:
         spread *= simultaneous_deviations(n, delta) / math.sqrt(12.0) + lattice_bias(length)
         # One float32 product each: a sum of T + k terms is off by at most (T + k) 2**-24 times the norms, which are
         # about 1; twice that covers the conversions.
+        self._own: F32 = ((energy > 0) | heard.any(axis=1)).astype(np.float32)  # with itself
         rounding = (length + loadings.shape[1]) * 2.0**-23
         self._f, self._g = loadings.astype(np.float32), (loadings @ self.basis.gram).astype(np.float32)
         self._heard = heard.astype(np.float32)
@@ -246,14 +250,23 @@ class CorrelationMap:
         return Block(estimate, width)
 
     def _put_exact(self, estimate: F32, width: F32, rows: tuple[int, int, int], columns: tuple[int, int, int]) -> None:
+        both = np.arange(max(rows[0], columns[0]), min(rows[1], columns[1]))
+        estimate[both - rows[0], both - columns[0]] = self._own[both]
+        width[both - rows[0], both - columns[0]] = OWN_ERROR
         for k, block in enumerate(self._exact):
+            if block is None:
+                continue
             start, stop = int(self._start[k]), int(self._start[k + 1])
             r0, r1 = max(start, rows[0]), min(stop, rows[1])
             c0, c1 = max(start, columns[0]), min(stop, columns[1])
             if r0 < r1 and c0 < c1:
                 here = np.s_[r0 - rows[0] : r1 - rows[0], c0 - columns[0] : c1 - columns[0]]
                 estimate[here] = block[r0 - start : r1 - start, c0 - start : c1 - start]
-                width[here] = 2.0**-20  # float32 of a float64 sum
+                width[here] = OWN_ERROR
+
+    def series(self) -> F64:
+        """(n, T) every agent's unit series as its statement tells it."""
+        return self._f.astype(np.float64) @ self.basis.vectors + self._heard
 
     def pair(self, i: int, j: int) -> tuple[float, float]:
         """(correlation of agents number i and j, bound of its error)."""
@@ -263,12 +276,15 @@ class CorrelationMap:
     def agreed_q32(self, i: int, j: int) -> int:
         """The correlation of two agents in units of 2**-32: integers only, so it can be signed and voted on.
 
-        Between agents of one region it is what the region knows, rounded once.
+        Between agents of one region it is what the region knows, rounded once, where that is at hand.
         """
+        if i == j:
+            return int(self._own[i]) << 32
         region = int(np.searchsorted(self._start, i, side="right")) - 1
         start, stop = int(self._start[region]), int(self._start[region + 1])
-        if start <= j < stop:
-            return round(math.ldexp(float(self._exact[region][i - start, j - start]), 32))
+        exact = self._exact[region]
+        if exact is not None and start <= j < stop:
+            return round(math.ldexp(float(exact[i - start, j - start]), 32))
         pushed = self.basis.gram_q @ self._loadings[j].astype(np.int64)
         common = sum(int(a) * int(b) for a, b in zip(self._loadings[i], pushed, strict=True))  # 2**-58
         pick = [i, j]

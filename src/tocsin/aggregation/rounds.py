@@ -6,8 +6,9 @@
 
 Every message crosses as bytes (`wire.correlation`, `aggregation.assembly`), so that what a node of another machine
 would refuse is refused here. Whoever screens has what was stated and the factors that climbed, and asks for no more:
-a series at 6 bits a sample is the series but for a thousandth of its residual's variance. A round of 10,000 agents takes seconds of a core: its host runs it beside the stream of
-events. The same snapshots, placements and secret give the same findings on one machine.
+at 6 bits a sample a statement is the series, but for about a thousandth of its residual's variance. A round of 10,000 agents
+takes seconds of a core: its host runs it beside the stream of events. The same snapshots, placements and secret give
+the same findings on one machine.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def correlate(
         if here:
             stated = heard[[row[said[k]] for k in here]]
             nested[here], removed[here] = nested_residuals(stated, basis, of_zone[zones[name]])
-            sketches[here] = np.where(nested[here].any(axis=1)[:, None], sketch_rows(nested[here], filters), 0)
+            sketches[here] = sketch_rows(nested[here], filters)
+    sketches[~nested.any(axis=1)] = 0
     return Correlated(known, nested, removed, sketches, refused, blamed + assembly.blamed, out.sent, out.largest)
 
 

@@ -1,11 +1,11 @@
 """Correlation data, compact binary, version 1. Every packet is below 1 KB; integers are little-endian.
 
-    statement = "CS" 1 bits | window u64 | basis 8 | T u16 | factors u8 | sketch words u8 | step u32 | agent | loadings
-                i16 each | codes, `bits` a sample, first sample in the highest bits, zero-padded | sketch u64 each
+    statement = "CS" 1 bits | window u64 | basis 8 | T u16 | factors u8 | step u32 | agent | loadings i16 each
+                | codes, `bits` a sample, first sample in the highest bits, zero-padded
     rows      = "CR" 1 kind | window u64 | T u16 | rows u8 | exponent i8 | part u8 | source | values i16 each
 
 Names are UTF-8 after a length byte. A statement is what one agent says about one window; rows are factors on their way
-up or bases on their way down, `values * 2**exponent`, `VALUES_PER_PART` numbers in each part but the last.
+up or the basis on its way down, `values * 2**exponent`, `VALUES_PER_PART` numbers in each part but the last.
 
 Decoders let only `WireError` escape.
 """
@@ -24,11 +24,9 @@ from numpy.typing import NDArray
 from tocsin.errors import InputError, TooLarge, WireError
 from tocsin.stats.dither import MAX_BITS, MAX_STEP, MIN_BITS, largest_code
 from tocsin.stats.factors import MAX_LENGTH, MIN_LENGTH
-from tocsin.stats.simhash import WORDS
 
 I8 = NDArray[np.int8]
 I16 = NDArray[np.int16]
-U64 = NDArray[np.uint64]
 F64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
@@ -38,10 +36,10 @@ NAME_BYTES = 128
 MAX_FACTORS = 24
 VALUES_PER_PART = 420  # 420 * 2 + header 18 + name 129 bytes fit a packet
 MAX_EXPONENT = 32
-REGION_FACTORS, ZONE_FACTORS, GLOBAL_BASIS, ZONE_BASIS = 0, 1, 2, 3
+REGION_FACTORS, ZONE_FACTORS, GLOBAL_BASIS = 0, 1, 2
 
 _NO_CODES: I8 = np.zeros(0, np.int8)
-_STATEMENT = struct.Struct("<2sBBQ8sHBBIB")
+_STATEMENT = struct.Struct("<2sBBQ8sHBIB")
 _ROWS = struct.Struct("<2sBBQHBbBB")
 
 
@@ -55,7 +53,6 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     loadings: I16
     codes: I8
-    sketch: U64  # (8,) for screening, or (0,)
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,11 +138,9 @@ def encode_all(statements: Sequence[Statement]) -> list[bytes]:
 def _framed(s: Statement, codes: bytes) -> bytes:
     name = _name(s.agent)
     head = _STATEMENT.pack(
-        b"CS", VERSION, s.bits, s.window, s.basis, s.codes.shape[0], s.loadings.shape[0], s.sketch.shape[0], s.step,
-        len(name),
+        b"CS", VERSION, s.bits, s.window, s.basis, s.codes.shape[0], s.loadings.shape[0], s.step, len(name)
     )  # fmt: skip
-    body = s.loadings.astype("<i2").tobytes() + codes + s.sketch.astype("<u8").tobytes()
-    raw = head + name + body
+    raw = head + name + s.loadings.astype("<i2").tobytes() + codes
     if len(raw) > PACKET_BYTES:
         raise InputError(f"a statement of {len(raw)} bytes exceeds {PACKET_BYTES}", remedy="state fewer bits a sample")
     return raw
@@ -195,12 +190,12 @@ def _unframed(raw: bytes) -> _Unframed:
     if len(raw) > PACKET_BYTES:
         raise TooLarge(f"statement of {len(raw)} bytes exceeds {PACKET_BYTES}")
     fields = _STATEMENT.unpack(_take(raw, 0, _STATEMENT.size, "header"))
-    magic, version, bits, window, basis, length, factors, words, step, size = fields
+    magic, version, bits, window, basis, length, factors, step, size = fields
     if (magic, version) != (b"CS", VERSION):
         raise WireError("not a correlation statement of version 1")
     if not (MIN_BITS <= bits <= MAX_BITS and MIN_LENGTH <= length <= MAX_LENGTH and factors <= MAX_FACTORS):
         raise WireError("statement is out of range")
-    if words not in (0, WORDS) or step > MAX_STEP:
+    if step > MAX_STEP:
         raise WireError("statement is out of range")
     at = _STATEMENT.size
     agent = _decode_name(raw, at, size)
@@ -208,12 +203,10 @@ def _unframed(raw: bytes) -> _Unframed:
     loadings = np.frombuffer(_take(raw, at, 2 * factors, "loadings"), "<i2").astype(np.int16)
     at += 2 * factors
     packed = _take(raw, at, (bits * length + 7) // 8, "codes")
-    at += len(packed)
-    sketch = np.frombuffer(_take(raw, at, 8 * words, "sketch"), "<u8").astype(np.uint64)
-    if at + 8 * words != len(raw):
+    if at + len(packed) != len(raw):
         raise WireError("statement has bytes after its end")
     statement = Statement(
-        agent=agent, window=window, basis=basis, bits=bits, step=step, loadings=loadings, codes=_NO_CODES, sketch=sketch
+        agent=agent, window=window, basis=basis, bits=bits, step=step, loadings=loadings, codes=_NO_CODES
     )
     return _Unframed(statement, packed, length)
 
@@ -251,7 +244,7 @@ def decode_rows(raw: bytes) -> RowsPart:
         raise TooLarge(f"factor rows of {len(raw)} bytes exceed {PACKET_BYTES}")
     fields = _ROWS.unpack(_take(raw, 0, _ROWS.size, "header"))
     magic, version, kind, window, length, count, exponent, part, size = fields
-    if (magic, version) != (b"CR", VERSION) or kind > ZONE_BASIS:
+    if (magic, version) != (b"CR", VERSION) or kind > GLOBAL_BASIS:
         raise WireError("not factor rows of version 1")
     if not MIN_LENGTH <= length <= MAX_LENGTH or count > MAX_FACTORS or abs(exponent) > MAX_EXPONENT:
         raise WireError("factor rows are out of range")
