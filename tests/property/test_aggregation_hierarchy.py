@@ -239,6 +239,30 @@ def test_staleness_is_the_age_of_the_oldest_contribution() -> None:
     assert hierarchy.baseline(Level.GLOBAL, hierarchy.tree.root).staleness_seconds == 0.0
 
 
+def test_what_has_not_been_counted_yet_is_not_called_fresh() -> None:
+    hierarchy = Hierarchy(flush_ns=0)
+    hierarchy.observe(fleet(30, 90))  # too few for a grid
+    hierarchy.pump(100 * SECOND)
+    (own,) = hierarchy.of_each(["a3"])
+    assert (own.samples, own.staleness_seconds) == (0, 100.0)
+    hierarchy.observe(fleet(30, 900))
+    (own,) = hierarchy.of_each(["a3"])
+    assert own.samples > 20
+    assert own.staleness_seconds == 0.0
+
+
+def test_a_node_that_lost_what_it_held_is_not_called_fresh() -> None:
+    hierarchy = Hierarchy(flush_ns=0)
+    hierarchy.observe(fleet(120, 900))
+    hierarchy.pump(100 * SECOND)
+    hierarchy.fail_over(hierarchy.tree.region_of("a1"))
+    assert hierarchy.baseline(Level.GLOBAL, hierarchy.tree.root).staleness_seconds == 0.0  # it still counts everything
+    zone = hierarchy.tree.at_level(2)[0].id
+    assert hierarchy.baseline(Level.ZONE, zone).staleness_seconds == 100.0  # one of its regions is missing
+    hierarchy.pump(101 * SECOND)
+    assert hierarchy.baseline(Level.ZONE, zone).staleness_seconds == 1.0  # the other regions last spoke then
+
+
 class Counting(Aggregator):
     """Counts what is asked of all nodes together."""
 

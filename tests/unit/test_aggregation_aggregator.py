@@ -249,3 +249,22 @@ def test_an_update_of_another_size_than_its_features_is_not_encoded(size: int) -
     )  # fmt: skip
     with pytest.raises(InputError, match="2 features"):
         wire.encode(update)
+
+
+def test_a_sum_is_as_old_as_the_child_that_is_furthest_behind(zone: Aggregator) -> None:
+    zone.step(0, Attach("r2"))
+    assert zone.as_of_ms == 0
+    zone.step(0, arrived(summary(5), as_of_ms=9000))
+    assert zone.as_of_ms == 0  # the other has not said a thing: nobody knows how much is missing
+    zone.step(0, arrived(summary(5), source="r2", as_of_ms=4000))
+    assert zone.as_of_ms == 4000
+    zone.step(0, arrived(summary(5), seq=1, as_of_ms=9500))
+    assert zone.as_of_ms == 4000
+    zone.step(0, Detach("r2"))
+    assert zone.as_of_ms == 9500
+
+
+def test_a_new_epoch_begins_with_nothing_complete(zone: Aggregator) -> None:
+    zone.step(0, arrived(summary(5), as_of_ms=9000))
+    zone.step(0, announced("r1", EPOCH + 1))
+    assert (zone.epoch, zone.total.events, zone.as_of_ms) == (EPOCH + 1, 0, 0)

@@ -17,7 +17,7 @@ from tocsin.aggregation.tree import REGION
 from tocsin.dashboard.metrics import ALARMS, COUNTERS, GAUGES, metrics_text
 from tocsin.model.baseline import Level
 from tocsin.model.events import EventBatch
-from tocsin.stats.moments import Grid
+from tocsin.stats.moments import MAX_ROWS_PER_AGENT, Grid
 from tocsin.wire import update as wire
 
 SECOND = 1_000_000_000
@@ -219,3 +219,15 @@ def test_the_metrics_name_every_reason(hierarchy: Hierarchy) -> None:
     text = metrics(hierarchy)
     assert 'tocsin_tree_refused_total{reason="malformed"} 1.0' in text
     assert 'tocsin_tree_refused_total{reason="infinite"} 1200.0' in text
+
+
+def test_events_beyond_what_an_agent_s_sum_can_hold_are_refused_and_the_others_counted(hierarchy: Hierarchy) -> None:
+    leaves = hierarchy.leaves
+    leaves._moments[leaves.row_of["a3"], 0] = MAX_ROWS_PER_AGENT - 2
+    before = leaves.summary(["a4"])
+    hierarchy.observe(batch(150, seed=1))  # five of each agent
+    assert leaves.refused == {"too many events": 3}
+    assert leaves.summary(["a3"]).events == MAX_ROWS_PER_AGENT
+    assert leaves.summary(["a4"]).events == before.events + 5
+    hierarchy.observe(replace(batch(1), agents=("a3",), agent=np.zeros(1, np.int32)))
+    assert leaves.refused == {"too many events": 4}

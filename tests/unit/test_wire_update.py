@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tocsin.errors import InputError, TooLarge, WireError
 from tocsin.stats.histogram import BINS, accumulate_histograms
-from tocsin.stats.moments import Grid, MomentLayout, accumulate_moments
+from tocsin.stats.moments import MAX_EXPONENT, MAX_FEATURES, Grid, MomentLayout, accumulate_moments
 from tocsin.wire import update as wire
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -53,6 +53,14 @@ def test_golden_grid() -> None:
     raw = wire.encode_grid(3, grid)
     assert raw == (GOLDEN / "update-grid-1.bin").read_bytes()
     assert wire.decode_grid(raw) == (3, grid)
+
+
+def test_the_largest_grid_there_is_can_be_sent() -> None:
+    names = tuple(f"{k:02}".ljust(wire.NAME_BYTES, "x") for k in range(MAX_FEATURES))
+    grid = Grid(names, (-(1 << 52) + 1,) * MAX_FEATURES, (-MAX_EXPONENT,) * MAX_FEATURES)
+    raw = wire.encode_grid((1 << 31) - 1, grid)
+    assert 2000 < len(raw) <= 2300 < wire.GRID_BYTES
+    assert wire.decode_grid(raw) == ((1 << 31) - 1, grid)
 
 
 @given(

@@ -75,8 +75,8 @@ class Aggregator:
 
     @property
     def as_of_ms(self) -> int:
-        """Up to when the oldest contribution is complete; 0 without contributions."""
-        return min((s.as_of_ms for s in self.slots.values() if s.seq >= 0), default=0)
+        """Up to when the sum is complete: by the child that is furthest behind; 0 while one has yet to report."""
+        return min((s.as_of_ms for s in self.slots.values()), default=0)
 
     def step(self, now_ns: int, event: Input) -> list[Output]:
         """Apply one input; returns what to deliver."""
@@ -156,7 +156,7 @@ class Aggregator:
         self.epoch, self.grid = epoch, grid
         self.total = Summary.empty(epoch, len(grid))
         for slot in self.slots.values():
-            slot.total, slot.parts = self.total, []
+            slot.total, slot.parts, slot.as_of_ms = self.total, [], 0
         self._snapshot_due = True
 
     def _reason_to_refuse(self, packet: wire.Packet, slot: Slot | None) -> str:

@@ -62,7 +62,7 @@ def typical(grid: Grid, members: Members) -> tuple[Typical | None, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a summary is about: its name, how many agents, how old its oldest contribution is, and its parts."""
+    """What a summary is about: its name, how many agents, how long ago it was complete, and its parts."""
 
     name: str
     agents: int

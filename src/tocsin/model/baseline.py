@@ -68,7 +68,7 @@ class DistributedBaseline(msgspec.Struct, frozen=True, kw_only=True):
     correlation: tuple[tuple[float, ...], ...] = ()  # feature-feature, same order as features
     actions: dict[str, int] = {}  # action -> count
     confidence: float = 0.0  # mean over the agents of the share of its full evidence (64 events) each has given, 0..1
-    staleness_seconds: float = 0.0  # age of the oldest contribution
+    staleness_seconds: float = 0.0  # up to that long ago the sums are complete; who is idle since makes none stale
     summary_hash: str = ""  # BLAKE2b-128 of the canonical integer summary: equal summaries, equal hash
     certificate_epoch: int = -1
     expected_from: str = ""  # node of the tree whose agents are the peers behind `expected`; "" where nothing is

@@ -303,7 +303,7 @@ class FleetService:
         clock = self.engine.clock
         pictured_ns = 0
         while True:
-            timer = self.engine.cluster.next_timer_ns()
+            timer = self.engine.next_timer_ns()
             wait = IDLE_SECONDS if timer is None else min(IDLE_SECONDS, max(0.0, (timer - clock.now_ns()) / 1e9))
             try:
                 work = self._work.get(timeout=wait) if wait > 0 else self._work.get_nowait()

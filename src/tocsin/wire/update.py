@@ -1,4 +1,7 @@
-"""Statistical update, compact binary, version 1: what climbs the tree. Always below 1 KB a packet.
+"""Statistical update, compact binary, version 1: what climbs the tree. A packet of an update is always below 1 KB.
+
+A grid, which goes ahead of a snapshot, is no update and is one piece: some 110 B with 8 short names, at most 2.3 KB
+with 16 of 128 bytes.
 
     packet = "TU" 1 kind | source level epoch seq part parts as_of_ms agents | d start stop | tokens | actions
     grid   = "TG" 1      | epoch d | per feature: name origin exponent
