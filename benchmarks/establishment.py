@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks._harness import Bench, main
 from tocsin.aggregation.hierarchy import Hierarchy
+from tocsin.aggregation.tree import REGION
 from tocsin.model.baseline import DistributedBaseline, Level
 from tocsin.model.events import EventBatch
 
@@ -92,7 +96,7 @@ def whole_fleet(bench: Bench) -> None:
 def scaling(bench: Bench) -> None:
     """Time to establish every level over n, 16 samples an agent; exponent by least squares on logarithms."""
     sizes = [100, 1_000, 10_000] if bench.quick else [100, 1_000, 10_000, 100_000]
-    seconds, held = list[float](), list[float]()
+    seconds = list[float]()
     for n in sizes:
         step = min(n, 1_000)
         rng = np.random.default_rng(3)
@@ -107,18 +111,65 @@ def scaling(bench: Bench) -> None:
             runs.append(watch.core)
         seconds.append(min(runs))
         bench.record(f"every level of {n} agents", seconds[-1], unit="core-s", requirement="R1.7")
-        node = max(hierarchy.nodes.values(), key=lambda a: len(a.slots))
-        held.append((len(node.slots) + 2) * node.total.counts.nbytes / 1024)
-        bench.record(f"summaries held by the busiest node of {n} agents", held[-1], unit="KiB", requirement="R1.11")
-    growth = held[-1] / held[1] / (math.log(sizes[-1]) / math.log(sizes[1]))
-    bench.record("growth of the busiest node over that of log n", growth, unit="x", requirement="R1.11", bound="<= 1")
     exponent = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
     bench.record("scaling exponent of establishment", exponent, unit="", requirement="R1.7", bound="<= 1.1")
+
+
+def held_bytes(thing: object, seen: set[int]) -> int:
+    """What an object and all that it refers to take, each counted once; not classes, nor numbers that are shared."""
+    if id(thing) in seen or thing is None or isinstance(thing, type | bool):
+        return 0
+    seen.add(id(thing))
+    size = sys.getsizeof(thing)
+    if isinstance(thing, np.ndarray):
+        return size + (held_bytes(thing.base, seen) if thing.base is not None else 0)
+    if isinstance(thing, dict):
+        pairs = cast("dict[object, object]", thing).items()
+        return size + sum(held_bytes(key, seen) + held_bytes(value, seen) for key, value in pairs)
+    if isinstance(thing, list | tuple):
+        return size + sum(held_bytes(one, seen) for one in cast("Sequence[object]", thing))
+    names = [*getattr(type(thing), "__slots__", ()), *getattr(type(thing), "__struct_fields__", ())]
+    inner = [getattr(thing, name) for name in dict.fromkeys(names) if hasattr(thing, name)]
+    return size + sum(held_bytes(one, seen) for one in [*inner, getattr(thing, "__dict__", None)])
+
+
+def region_bytes(hierarchy: Hierarchy) -> int:
+    """What the leaves of the largest region take: a row of every array for each agent, what they said, their view."""
+    leaves = hierarchy.leaves
+    region = max(hierarchy.tree.at_level(REGION), key=lambda node: node.agents)
+    said = leaves.reports._sent[region.id]  # pyright: ignore[reportPrivateUsage]
+    rows: list[NDArray[Any]] = [array for array in vars(leaves).values() if isinstance(array, np.ndarray)]  # by agent
+    assert len(rows) == 5
+    each = sum(array[:1].nbytes for array in rows)
+    return region.agents * each + held_bytes([said, leaves.reports.view(region.id)], set())
+
+
+def memory(bench: Bench) -> None:
+    """R1.11: everything that the busiest node refers to (sums of its children, parts, actions, its view), at d = 12."""
+    sizes = [100, 1_000, 10_000] if bench.quick else [100, 1_000, 10_000, 100_000]
+    busiest, leaves = list[float](), list[float]()
+    for n in sizes:
+        hierarchy, step = Hierarchy(flush_ns=0), min(n, 1_000)
+        rng = np.random.default_rng(3)
+        for first in range(0, n, step):
+            hierarchy.observe(windows(first, step, 6, FEATURES, rng))
+        hierarchy.pump(1)
+        for region in hierarchy.tree.at_level(REGION):  # every node has been asked what the fleet does
+            hierarchy.fleet_known_to(next(iter(region.children)))
+        busiest.append(max(held_bytes(node, set()) for node in hierarchy.nodes.values()) / 1024)
+        leaves.append(region_bytes(hierarchy) / 1024)
+        bench.record(f"held by the busiest of {n} agents' nodes, d={FEATURES}", busiest[-1], unit="KiB")
+        bench.record(f"held by the leaves of one region of {n} agents, d={FEATURES}", leaves[-1], unit="KiB")
+    for what, held in (("the busiest node", busiest), ("the leaves of a region", leaves)):
+        growth = held[-1] / held[1] / (math.log(sizes[-1]) / math.log(sizes[1]))
+        title = f"growth of {what} over that of log n, from 1000 agents on"
+        bench.record(title, growth, unit="x", requirement="R1.11", bound="<= 1")
 
 
 def measure(bench: Bench) -> None:
     whole_fleet(bench)
     scaling(bench)
+    memory(bench)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from tocsin.aggregation.messages import FromAbove, Input
 from tocsin.aggregation.summary import Summary
 from tocsin.aggregation.tree import Tree
 from tocsin.model.baseline import Level
+from tocsin.model.events import EventBatch
 from tocsin.runtime.tcp_bus import LinkOptions, Node, TcpBus
 from tocsin.runtime.tree_host import Place, ToLeaf, TreeHost, neighbours
 from tocsin.stats.moments import Grid
@@ -66,6 +67,54 @@ def in_process(bench: Bench) -> None:
     bench.record_all(f"{where}: core time", core, unit="ms")
     bench.record("leaves that did not hear of it", stale, unit="", requirement="R1.9", bound="== 0")
     bench.record_all("packets fetched downwards, all of them asking", packets, unit="")
+
+
+def as_the_service(bench: Bench) -> None:
+    """By the tree's own timer, virtual time: how long after an event the root counts it, with the default settings.
+
+    After quiet; and every event of a stream of `rate` a second over all agents, which is what a busy service has.
+    """
+    agents = 200 if bench.quick else LEAVES
+    rng = np.random.default_rng(1)
+    hierarchy = Hierarchy()
+    hierarchy.observe(windows(0, agents, EVENTS, FEATURES, rng))
+    now, quiet = SECOND, list[float]()
+    for k in rng.integers(0, agents, 50).tolist():
+        hierarchy.pump(now)
+        now += 25 * SECOND  # heartbeats are due and leave with the event
+        quiet.append(1e3 * delay(hierarchy, windows(k, 1, 1, FEATURES, rng), now))
+    what = f"{agents} agents, as the service uses the tree: an event counts at the root"
+    bench.record_all(f"{what}, after quiet", quiet, unit="ms", requirement="R1.9", bound="< 100")
+    for rate in (20, 200, 2_000):
+        hierarchy.pump(now := now + 25 * SECOND)
+        waits, waiting = list[float](), list[int]()
+        for k in rng.integers(0, agents, 200 if bench.quick else 2_000).tolist():
+            now += SECOND // rate
+            due = hierarchy.due_ns()
+            if due is not None and due <= now:  # the service's timer
+                hierarchy.pump(due)
+                waits += [(due - then) / MILLISECOND for then in waiting]
+                waiting = []
+            hierarchy.observe(windows(k, 1, 1, FEATURES, rng))
+            waiting.append(now)
+            hierarchy.pump(now)
+            if hierarchy.due_ns() is None:
+                waits += [(now - then) / MILLISECOND for then in waiting]
+                waiting = []
+        bench.record_all(
+            f"{what}, waits for a climb at {rate} events/s", waits, unit="ms", requirement="R1.9", bound="< 100"
+        )
+
+
+def delay(hierarchy: Hierarchy, one: EventBatch, now: int) -> float:
+    """Seconds from an event at `now` until the root counts it: virtual time of waiting and core time of the work."""
+    start, at = time.process_time(), now
+    hierarchy.observe(one)
+    hierarchy.pump(now)
+    while (due := hierarchy.due_ns()) is not None:
+        at = due
+        hierarchy.pump(due)
+    return (at - now) / SECOND + time.process_time() - start
 
 
 class Plan:
@@ -335,6 +384,7 @@ def bare_writes(bench: Bench) -> None:
 def measure(bench: Bench) -> None:
     bench.count(leaves=200 if bench.quick else LEAVES, features=FEATURES)
     in_process(bench)
+    as_the_service(bench)
     bare_writes(bench)
     sockets(bench, "no delay", 0.0, 0.0, "< 100")
     beside = "20 ms one way between nodes, leaves beside their region's node"

@@ -12,6 +12,7 @@ import pytest
 from tocsin.aggregation.fleet_view import FleetView
 from tocsin.aggregation.messages import FromAbove, Input, ResendAsked
 from tocsin.aggregation.summary import Summary
+from tocsin.aggregation.tree import Tree
 from tocsin.runtime.tcp_bus import LinkOptions, Node, TcpBus
 from tocsin.runtime.tree_host import DOWN, RESEND, UP, Place, TreeHost, neighbours
 from tocsin.stats.histogram import BINS, accumulate_histograms
@@ -133,6 +134,24 @@ def test_a_silent_machine_is_replaced_and_the_root_still_equals_the_leaf_sum() -
             await machine.stop()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("agents", [1_000, 4_000])
+def test_a_machine_keeps_its_neighbourhood_of_the_plan_and_no_more(agents: int) -> None:
+    tree = Tree()
+    for k in range(agents):
+        tree.join(f"leaf-{k}")
+    numbers = {name: k for k, name in enumerate(tree.nodes)}
+    plan = {x.id: Place(x.level, x.parent, tuple(x.children), (numbers[x.id],)) for x in tree.nodes.values()}
+    leaves = {f"leaf-{k}": len(numbers) + k for k in range(agents)}
+    one = tree.at_level(1)[0]
+    of_region = TreeHost(numbers[one.id], plan, leaves, lambda: 0)
+    of_leaf = TreeHost(leaves["leaf-0"], plan, leaves, lambda: 0)
+    assert of_region._plan.keys() == {one.id, one.parent}
+    assert of_region._leaves.keys() == one.children.keys()
+    assert of_leaf._plan.keys() == {tree.region_of("leaf-0")}
+    assert of_leaf._leaves.keys() == {"leaf-0"}
+    assert of_leaf._runs.keys() == of_leaf._plan.keys()
 
 
 def frame_of(kind: int, names: str, *bodies: bytes) -> bytes:

@@ -88,11 +88,13 @@ class TreeHost:
         self.refused: Counter[str] = Counter()
         self.messages = 0  # sent to other machines
         self.failovers = 0  # changes of which machine runs a node that this one has to do with
-        self._plan = plan
-        self._leaves = leaves
         mine = {leaf for leaf, host in leaves.items() if host == me}
         mine |= {name for name, place in plan.items() if me in place.hosts}
         self._parent_of = {c: name for name, place in plan.items() for c in place.children if c in mine}
+        # Of the plan a machine keeps what is next to its own nodes and leaves: a constant, however large the fleet.
+        near = mine.union(self._parent_of.values(), *(plan[name].children for name in mine if name in plan))
+        self._plan = plan = {name: place for name, place in plan.items() if name in near}
+        self._leaves = {leaf: host for leaf, host in leaves.items() if leaf in near}
         self._now_ns = now_ns
         self._to_leaf = to_leaf
         self._patience = patience_seconds
@@ -128,7 +130,7 @@ class TreeHost:
                 timer.cancel()
 
     def host_of(self, node: str) -> int:
-        """The machine that runs `node`, as far as this one can tell."""
+        """The machine that runs `node`, this one's or next to them, as far as this one can tell."""
         return self._runs[node]
 
     # ---- in
