@@ -15,6 +15,7 @@ from tocsin.model.coordination import Bond, Findings
 from tocsin.model.evidence import CLIP_NATS, COORDINATION, Q32, Reason
 from tocsin.monitor.coordination import FEATURE, JointEvidence, described
 from tocsin.stats.correlation import innovations
+from tocsin.stats.factors import unit_rows
 from tocsin.wire.evidence import decode_evidence, encode_evidence
 
 T, N = 128, 120
@@ -178,6 +179,19 @@ def test_pairs_of_which_one_came_later_are_learnt_as_pairs():
     assert members(rounds.screen(snapshot(4, 4, GROUP), REGIONS, ZONES)) == set(GROUP)
 
 
+def test_only_partners_that_move_at_the_same_time_are_certified():
+    rounds = Rounds(T, b"secret")
+    rounds.screen(snapshot(1, 1), REGIONS, ZONES)
+    level, (ahead, behind) = (3, 40), (77, 110)
+    second = snapshot(2, 2, level)
+    beat = 2.0 * np.random.default_rng(0).normal(size=T + 2)
+    second.series[0, ahead] += beat[2:]
+    second.series[0, behind] += beat[:-2]
+    bonds = {int(one.agent_id.partition("-")[2]): one for one in rounds.screen(second, REGIONS, ZONES).findings.bonds}
+    assert {agent: one.lag for agent, one in bonds.items()} == {3: 0, 40: 0, ahead: 0, behind: 2}
+    assert {agent for agent, one in bonds.items() if one.certified is None} == {ahead, behind}
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_fleets_without_a_group_give_nothing(seed: int):
     rounds = Rounds(T, b"secret")
@@ -211,6 +225,30 @@ def test_correlations_of_a_round_are_certified():
     assert (np.abs(block.estimate[np.ix_(at, at)] - truth) <= block.half_width[np.ix_(at, at)] + 1e-6).all()
     assert found.largest_packet < 1000
     assert not found.refused
+
+
+def test_who_screens_knows_the_series_from_what_was_stated():
+    series = innovations(np.random.default_rng(0).normal(size=(N, T)))
+    names = [f"agent-{k}" for k in range(N)]
+    found = correlate(series, names, REGIONS, ZONES, 5, b"secret")
+    heard = found.map.series()[[found.map.agents.index(name) for name in names]]
+    assert np.square(heard - unit_rows(series)).sum(axis=1).max() < 0.005
+    crossed = sum(28 + len(name) + 2 * found.map.basis.q.shape[0] + 6 * T // 8 for name in names)
+    regions = len(set(REGIONS))
+    assert found.bytes_sent > crossed + regions * (32 + 32 + 2 * found.map.basis.q.size)
+
+
+def test_sketches_are_drawn_anew_in_every_round_and_the_same_on_replay():
+    series = innovations(np.random.default_rng(0).normal(size=(N, T)))
+    names = [f"agent-{k}" for k in range(N)]
+    one, again, later, elsewhere = (
+        correlate(series, names, REGIONS, ZONES, window, secret).sketches
+        for window, secret in ((5, b"secret"), (5, b"secret"), (6, b"secret"), (5, b"another"))
+    )
+    assert (one == again).all()
+    for other in (later, elsewhere):
+        apart = np.unpackbits((one ^ other).view(np.uint8)).mean()
+        assert 0.45 < apart < 0.55
 
 
 def test_a_round_takes_agents_of_any_name():

@@ -52,6 +52,19 @@ def test_every_certificate_holds_against_numpy(bits: int, heavy_tails: bool):
     assert np.abs(estimate - truth)[own].max() < 1e-6 > 0.5 * width[own].max()
 
 
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_certificates_hold_within_regions_that_nobody_asked(bits: int):
+    x = fleet(120)
+    _, said, basis = worked_out(x, bits)
+    known = CorrelationMap(basis, [(members, None) for members, _ in said], b"s")
+    estimate, width = everything(known)
+    off = np.abs(estimate - np.corrcoef(x))
+    assert (off <= width).all()
+    assert off[0, 1] > 1e-6 > off[1, 1]  # of its own correlations everyone is certain
+    assert known.agreed_q32(1, 1) == 1 << 32
+    assert abs(known.agreed_q32(0, 1) / 2**32 - estimate[0, 1]) < 1e-6
+
+
 def test_more_bits_are_closer_and_certified_closer():
     x, found = fleet(120), []
     for bits in (3, 5, 7):

@@ -6,9 +6,9 @@
 
 Every message crosses as bytes (`wire.correlation`, `aggregation.assembly`), so that what a node of another machine
 would refuse is refused here. Whoever screens has what was stated and the factors that climbed, and asks for no more:
-at 6 bits a sample a statement is the series, but for about a thousandth of its residual's variance. A round of 10,000 agents
-takes seconds of a core: its host runs it beside the stream of events. The same snapshots, placements and secret give
-the same findings on one machine.
+at 6 bits a sample a statement is the series, but for about a thousandth of its residual's variance. A round of 10,000
+agents takes seconds of a core: its host runs it beside the stream of events. The same snapshots, placements and secret
+give the same findings on one machine.
 """
 
 from __future__ import annotations
