@@ -61,7 +61,7 @@ def test_feedback_needs_the_token_is_checked_and_survives(tmp_path):
         assert again.interrupt() == 0
     after = run("quality", "--data", data)
     assert after.returncode == 0, after.stderr
-    assert "1 compromised agents that raised no alarm were reported" in after.stdout
+    assert "1 compromised agent that raised no alarm was reported" in after.stdout
     assert "0 alarms is labelled" in after.stdout
 
 

@@ -34,3 +34,8 @@ def test_paths_are_quoted_too():
         "--roster",
         "d e",
     ]
+
+
+def test_an_address_that_was_given_is_kept():
+    words = shlex.split(explain_command("a", None, "http://there:1/;x"))
+    assert words == ["tocsin", "explain", "--url", "http://there:1/;x", "--", "a"]

@@ -9,7 +9,7 @@ from typing import Any
 from tocsin.cli.look import running
 from tocsin.cli.options import data_dir
 from tocsin.cli.out import safe, say, say_json
-from tocsin.errors import Unreachable
+from tocsin.errors import TocsinError, Unavailable, Unreachable, UserError
 from tocsin.runtime.client import ask
 
 
@@ -24,7 +24,14 @@ def _order(path: str, body: dict[str, Any], data: Path | None, url: str | None, 
 
 def run_refit(data: Path | None, url: str | None, token: str | None, *, discard: bool, as_json: bool) -> None:
     """Begin the sums anew. Without `discard` the service refuses, and says what it would cost."""
-    done = _order("/api/v1/baseline/refit", {"discard": discard}, data, url, token)
+    try:
+        done = _order("/api/v1/baseline/refit", {"discard": discard}, data, url, token)
+    except (UserError, Unavailable):
+        raise
+    except TocsinError as refused:
+        if discard:
+            raise
+        raise TocsinError(refused.cause, remedy="say --discard to do it; it cannot be undone") from refused
     if as_json:
         say_json(done)
         return

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tocsin.cli.options import data_dir
-from tocsin.cli.out import bold, note, percent, safe, say, say_json, table, utc
+from tocsin.cli.out import bold, counted, decided_by, note, percent, safe, say, say_json, table, utc
 from tocsin.errors import TocsinError, UnknownAgent, Unreachable
+from tocsin.model.evidence import Q32
+from tocsin.runtime.certificates import certificate_name
 from tocsin.runtime.client import ask
-from tocsin.runtime.hints import explain_command
+from tocsin.runtime.hints import explain_command, verify_command
 
 FEATURES_SHOWN = 3
 NEWCOMER_FEATURES_SHOWN = 8
@@ -79,6 +81,7 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
         say("An agent appears with its first span that says what it does and who it is:")
         say("  gen_ai.operation.name = execute_tool (or chat, invoke_agent), and for a tool gen_ai.tool.name;")
         say("  gen_ai.agent.id or gen_ai.agent.name, on the span or on the invoke_agent span above it.")
+        say("Without any of these an agent gets the name of its service, or of the trace's root span.")
         return
     lines = [
         [
@@ -96,14 +99,19 @@ def run_agents(data: Path | None, url: str | None, token: str | None, *, limit: 
     if "alarm_log_e_nats" in status:  # a picture of an earlier version lacks it
         level = f"{status['alarm_log_e_nats']:.1f}"
         say(f"An agent that stands out alone is certified from log e {level} on; several together need less.")
-    say(f"next: {explain_command(rows[0]['agent_id'], directory if data else None)}")
+    say(f"{len(rows):,} of {status['agents']:,} shown, {status['agents_flagged']:,} certified: --limit")
+    say(f"next: {explain_command(rows[0]['agent_id'], directory if data else None, url)}")
 
 
 def _standing(row: dict[str, Any]) -> str:
-    if row["flagged"]:
-        return "compromised"
+    """What was certified, what people said about it, how much is still to be learned."""
+    parts = ["compromised"] if row["flagged"] else ["cleared"] if row.get("cleared") else []
+    if row.get("feedback"):
+        parts.append(f"people say: {row['feedback']}")
     left = row.get("learning_events_left", 0)
-    return f"learning, {left:,} events to go" if left else ""
+    if left and not parts:
+        parts.append(f"learning, {counted(left, 'event')} to go")
+    return "; ".join(parts)
 
 
 def run_explain(agent: str, data: Path | None, url: str | None, token: str | None, *, as_json: bool) -> None:
@@ -114,8 +122,10 @@ def run_explain(agent: str, data: Path | None, url: str | None, token: str | Non
         told = ask(live, f"/api/v1/agents/{urllib.parse.quote(agent, safe='')}", token=token or "")
     else:
         picture = stored_picture(directory)
-        known = {row["agent_id"] for row in picture["agents"]}
+        known = {row["agent_id"]: row for row in picture["agents"]}
         told = picture["explanations"].get(agent)
+        if told is not None:
+            told["learning_events_left"] = known[agent].get("learning_events_left", 0)
         if told is None and agent in known:
             raise UnknownAgent(
                 f"the stored picture explains only its most suspicious agents, and {agent!r:.80} is not one of them",
@@ -127,6 +137,17 @@ def run_explain(agent: str, data: Path | None, url: str | None, token: str | Non
         say_json(told)
         return
     _print_explanation(agent, told)
+    if told["verdicts"]:
+        _print_certificate(told["verdicts"][0], directory, url)
+
+
+def _print_certificate(verdict: dict[str, Any], directory: Path, url: str | None) -> None:
+    """How to check the latest verdict about the agent."""
+    file = directory / "certificates" / certificate_name(verdict["epoch"], verdict["verdict_id"])
+    if url is None and file.exists():
+        say(f"next: {verify_command(file, directory)}")
+    elif url:
+        say(f"its certificate: {url.rstrip('/')}/api/v1/verdicts/{verdict['verdict_id']}/certificate")
 
 
 def _region(told: dict[str, Any]) -> str:
@@ -142,7 +163,8 @@ def _region(told: dict[str, Any]) -> str:
     ]
     if not peers["agents"]:
         return f"its region {peers['region']}: nothing learned yet"
-    start = f"its region {peers['region']}: {peers['agents']} agents, {peers['samples']:,} events learned"
+    learned = f"{counted(peers['agents'], 'agent')}, {counted(peers['samples'], 'event')} learned"
+    start = f"its region {peers['region']}: {learned}"
     return "; ".join([start, *parts])
 
 
@@ -153,8 +175,9 @@ def _typical(feature: dict[str, Any]) -> str:
 
 def _print_newcomer(told: dict[str, Any]) -> None:
     """What is expected of an agent of whom little is known, marked as no measurement of its own."""
-    peers = f"{told['peers']} peers of {told['scope']}"
-    say(f"newcomer: {told['samples']:,} events of its own; an estimate, no measurement, from these and {peers}:")
+    peers = f"{counted(told['peers'], 'peer')} of {told['scope']}"
+    own = counted(told["samples"], "event")
+    say(f"newcomer: {own} of its own; an estimate, no measurement, from these and {peers}:")
     rows: list[list[str]] = []
     for f in told["features"][:NEWCOMER_FEATURES_SHOWN]:
         own, expected = f["own"], f["expected"]
@@ -170,17 +193,36 @@ def _print_newcomer(told: dict[str, Any]) -> None:
     say(table(rows, ["  feature", "expected", "own samples", "own weight", "peers weigh as samples"]))
 
 
+def _print_standing(agent: str, told: dict[str, Any], agreed: dict[str, Any] | None, *, flagged: bool) -> None:
+    """What was decided and on what; then the belief, which is about now."""
+    standing = "certified as compromised" if flagged else "cleared" if _was_cleared(told) else "not flagged"
+    why = ""
+    if agreed:
+        why = f" ({decided_by(agreed['log_e_q32'] / Q32, agreed['fleet_size'], agreed['alpha_ppm'])})"
+    say(bold(f"{safe(agent)}: {standing}{why}"))
+    say(safe(told["why"], 600))
+    own = percent(told["probability"])
+    say(f"belief now: {percent(told['agreed_confidence'])} as agreed, {own} by one monitor's latest sight")
+    if flagged and told["agreed_confidence"] < 0.5:
+        say("Log e decides: it is evidence over time and does not fade; the belief is about now alone.")
+
+
+def _was_cleared(told: dict[str, Any]) -> bool:
+    return bool(told["verdicts"]) and told["verdicts"][0]["decision"] == "cleared"
+
+
 def _print_explanation(agent: str, told: dict[str, Any]) -> None:
     agreed = told["agreed"]
-    standing = "certified as compromised" if agreed and agreed["flagged"] else "not flagged"
-    say(bold(f"{safe(agent)}: {standing}; belief {percent(told['agreed_confidence'])}"))
-    say(safe(told["why"], 600))
-    if agreed and agreed["flagged"] and told["agreed_confidence"] < 0.5:
-        say("It is certified because its evidence passed the fleet's alarm level; the belief is about now alone.")
+    flagged = bool(agreed and agreed["flagged"])
+    left = told.get("learning_events_left", 0)
+    if left and not flagged:
+        say(bold(f"{safe(agent)}: still being learned, {counted(left, 'event')} to go; nothing is judged yet"))
+    else:
+        _print_standing(agent, told, agreed, flagged=flagged)
     say()
     if told["reasons"]:
         rows = [[safe(r["feature"], 48), f"{r['nats']:+8.2f}", safe(r["detail"], 90)] for r in told["reasons"]]
-        say(table(rows, ["what moved", "    nats", "how"]))
+        say(table(rows, ["what stood out", "    nats", "how"]))
         say()
     if told["evidence"]:
         rows = [

@@ -6,6 +6,7 @@ escaped.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from datetime import UTC, datetime
@@ -15,9 +16,24 @@ from tocsin.errors import TocsinError
 
 
 def safe(text: str, limit: int = 120) -> str:
-    """`text` with everything that is not plainly printable escaped, cut to `limit` characters."""
+    """`text` with everything that is not plainly printable escaped; on a terminal cut to `limit` characters."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return shown if len(shown) <= limit or not sys.stdout.isatty() else shown[: limit - 1] + "…"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 agent`, `2 agents`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def alone_nats(fleet_size: int, alpha_ppm: int) -> float:
+    """The log e-value at which one agent of `fleet_size` is in the alarm set by itself (e-BH)."""
+    return math.log(max(1, fleet_size) * 1e6 / alpha_ppm)
+
+
+def decided_by(log_e_nats: float, fleet_size: int, alpha_ppm: int) -> str:
+    """What a verdict rests on, beside what it takes."""
+    return f"log e {log_e_nats:.1f}; alone an agent needs {alone_nats(fleet_size, alpha_ppm):.1f}"
 
 
 def colour_wanted() -> bool:

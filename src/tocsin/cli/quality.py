@@ -8,7 +8,7 @@ from typing import Any
 
 from tocsin.cli.look import running, stored_picture
 from tocsin.cli.options import data_dir
-from tocsin.cli.out import bold, percent, safe, say, say_json, table
+from tocsin.cli.out import bold, counted, percent, safe, say, say_json, table
 from tocsin.errors import Unreachable
 from tocsin.runtime.client import ask
 from tocsin.runtime.hints import quality_command
@@ -30,7 +30,7 @@ def run_feedback(
         return
     about = f"verdict {stored['verdict_id']}" if stored["verdict_id"] else "no alarm: counted as missed"
     say(f"{safe(stored['agent_id'])}: {stored['outcome']} ({about})")
-    say(f"next: {quality_command(directory if data else None)}")
+    say(f"next: {quality_command(directory if data else None, url)}")
 
 
 def run_quality(data: Path | None, url: str | None, token: str | None, *, as_json: bool) -> None:
@@ -65,9 +65,11 @@ def _print_shares(shares: dict[str, Any], missed: int) -> None:
         if rest:
             ends = [f"{100 * shares[key]:.1f} %" for key in ("if_rest_right", "if_rest_false")]
             say(f"            of all {shares['alarms']}: {ends[0]} if the {rest} others are right, {ends[1]} if false")
-    say(f"  {shares['judgement']}")
+    if shares["realised"] is not None:  # else the line above says the same
+        say(f"  {shares['judgement']}")
     if missed:
-        say(f"  {missed} compromised agents that raised no alarm were reported")
+        was = "was" if missed == 1 else "were"
+        say(f"  {counted(missed, 'compromised agent')} that raised no alarm {was} reported")
     say("  label an alarm: tocsin feedback AGENT benign|confirmed")
 
 

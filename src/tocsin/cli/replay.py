@@ -7,12 +7,13 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from tocsin.cli.out import bold, note, percent, safe, say, say_json
+from tocsin.cli.out import bold, counted, decided_by, note, percent, safe, say, say_json
+from tocsin.model.evidence import Q32
 
 if TYPE_CHECKING:
     from tocsin.ingest.tables import Decoded
@@ -220,6 +221,15 @@ def _progress(total: int) -> Callable[[int], None]:
     return progress
 
 
+def _say_unconfirmed(alarms: Mapping[str, int], certified: set[str]) -> None:
+    """Agents with alarms, event by event, of which the monitors certified none; docs/replay.md says how that comes."""
+    left = sorted(((name, events) for name, events in alarms.items() if name not in certified), key=lambda a: -a[1])
+    if left:
+        shown = ", ".join(f"{safe(name, 60)}, {counted(events, 'event')}" for name, events in left[:SHOWN])
+        more = f"; and {len(left) - SHOWN:,} more" if len(left) > SHOWN else ""
+        say(f"{counted(len(left), 'agent')} had alarms that no verdict confirmed: {shown}{more}")
+
+
 def _report(
     result: ReplayResult,
     file: Path,
@@ -242,7 +252,7 @@ def _report(
                 "live_events": result.live_events,
                 "agents": result.agents,
                 "refused_values": refused,
-                "alarmed_agents": sorted(result.alarmed_agents),
+                "alarmed_agents": sorted(result.alarms),
                 "verdicts": [
                     {
                         "verdict_id": v.verdict_id,
@@ -262,17 +272,20 @@ def _report(
         )
         return
     say(
-        bold(f"{result.events:,} events of {result.agents:,} agents replayed in {seconds:.1f} s")
+        bold(f"{counted(result.events, 'event')} of {counted(result.agents, 'agent')} replayed in {seconds:.1f} s")
         + f" ({result.live_events:,} judged)"
     )
     agents = len({v.agent_id for v in flagged})
     say(
-        f"{agents} agents certified as compromised"
+        f"{counted(agents, 'agent')} certified as compromised"
         + (", the first of them:" if agents > SHOWN else ":" if agents else ".")
     )
     for verdict in flagged[:SHOWN]:
         why = ", ".join(safe(feature, 40) for feature, nats in verdict.reasons[:2] if nats > 0)
-        say(f"  {safe(verdict.agent_id, 60):<32} belief {percent(verdict.confidence):>9}   {why}")
+        entry = verdict.entry
+        decided = decided_by(entry.log_e_q32 / Q32, entry.fleet_size, entry.alpha_ppm)
+        say(f"  {safe(verdict.agent_id, 60):<32} {decided}; belief then {percent(verdict.confidence)}   {why}")
+    _say_unconfirmed(result.alarms, {verdict.agent_id for verdict in flagged})
     if predictions:
         say(f"predictions: {predictions}")
     if data and certificates:

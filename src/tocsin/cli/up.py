@@ -6,11 +6,14 @@ import queue
 import sys
 import threading
 import urllib.parse
+from pathlib import Path
 
 from tocsin.cli.milestones import Milestones, announce
 from tocsin.cli.options import settings
-from tocsin.cli.out import bold, note, percent, safe, say
+from tocsin.cli.out import bold, decided_by, note, percent, safe, say
+from tocsin.model.evidence import Q32
 from tocsin.model.verdict import Verdict
+from tocsin.runtime.hints import explain_command
 
 
 def run_up(flags: dict[str, str | int | None], *, accelerated: bool) -> None:
@@ -22,7 +25,8 @@ def run_up(flags: dict[str, str | int | None], *, accelerated: bool) -> None:
     rehearse_once(lambda: note(NOTICE))
     server = open_server(chosen, accelerated=accelerated)
     try:
-        announcer = Announcer()
+        named = flags.get("data.dir")
+        announcer = Announcer(Path(str(named)) if named else None)
         server.service.on_verdict(announcer.put)
         if server.service.logged_events:
             note(f"recovering: replaying {server.service.logged_events:,} events from {chosen.data.dir}")
@@ -61,7 +65,9 @@ def _progress(done: int, total: int) -> None:
 class Announcer:
     """Prints verdicts on a thread of its own: a terminal or pipe that nobody reads must not hold up the monitors."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None) -> None:
+        """`data`: the data directory, where it is not the default one."""
+        self._data = data
         self._waiting: queue.Queue[Verdict] = queue.Queue()
         threading.Thread(target=self._print_forever, name="tocsin-announce", daemon=True).start()
 
@@ -72,9 +78,16 @@ class Announcer:
     def _print_forever(self) -> None:
         while True:
             verdict = self._waiting.get()
-            signers = ", ".join(map(str, verdict.certificate.monitors))
-            say(
-                f"verdict: {safe(verdict.agent_id)} {verdict.decision} "
-                f"(belief {percent(verdict.confidence)}, epoch {verdict.epoch}, signed by monitors {signers})"
-            )
+            say(verdict_line(verdict, self._data))
             sys.stdout.flush()
+
+
+def verdict_line(verdict: Verdict, data: Path | None) -> str:
+    """What was decided, on what, by whom, and what to ask next. The belief comes after: it is about now."""
+    entry = verdict.entry
+    why = decided_by(entry.log_e_q32 / Q32, entry.fleet_size, entry.alpha_ppm)
+    signers = ", ".join(map(str, verdict.certificate.monitors))
+    return (
+        f"verdict: {safe(verdict.agent_id)} {verdict.decision} ({why}; belief now {percent(verdict.confidence)}; "
+        f"epoch {verdict.epoch}, signed by monitors {signers}); next: {explain_command(verdict.agent_id, data)}"
+    )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tocsin.cli.out import bold, note, percent, safe, say, say_json
+from tocsin.cli.out import alone_nats, bold, counted, decided_by, note, percent, safe, say, say_json
 from tocsin.errors import InputError, VerificationError, WireError
+from tocsin.model.evidence import Q32
 
 NOT_COVERED = ("decided_ms", "reasons", "dissent")  # fields of a certificate beside what monitors signed
 
@@ -36,12 +37,16 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
             "the certificate names other monitors than the roster you trust", remedy="do not act on this certificate"
         )
     signers = list(verdict.certificate.monitors)
+    entry = verdict.entry
+    log_e = entry.log_e_q32 / Q32
     result = {
         "valid": True,
         "pinned": roster is not None,
         "verdict_id": verdict.verdict_id,
         "agent_id": verdict.agent_id,
         "decision": verdict.decision,
+        "log_e_nats": log_e,
+        "alone_log_e_nats": alone_nats(entry.fleet_size, entry.alpha_ppm),
         "confidence": verdict.confidence,
         "epoch": verdict.epoch,
         "net": trusted.net,
@@ -56,11 +61,10 @@ def run_verify(certificate: Path, roster: Path | None, *, as_json: bool) -> None
     if as_json:
         say_json(result)
         return
-    level = f"{verdict.entry.alpha_ppm / 1e4:g} % over {verdict.entry.fleet_size} agents"
-    say(
-        bold(f"valid: agent {safe(verdict.agent_id)} is {verdict.decision}")
-        + f" (belief {percent(verdict.confidence)})"
-    )
+    level = f"{entry.alpha_ppm / 1e4:g} % over {counted(entry.fleet_size, 'agent')}"
+    say(bold(f"valid: agent {safe(verdict.agent_id)} is {verdict.decision}"))
+    say(f"  decided by {decided_by(log_e, entry.fleet_size, entry.alpha_ppm)}")
+    say(f"  belief {percent(verdict.confidence)}: about the moment of the verdict; log e is about all until then")
     say(f"  signed by monitors {', '.join(map(str, signers))} of {trusted.n}; {trusted.quorum} were needed")
     say(f"  epoch {verdict.epoch} of {safe(trusted.net)}; level {level}")
     say(f"  not covered by the signatures, the word of whoever wrote the file: {', '.join(NOT_COVERED)}")

@@ -5,7 +5,7 @@
 | `GET /healthz` | `{"ok": true}` once recovery is over |
 | `GET /api/v1/status` | counts: events, agents, evidence, epoch, verdicts, monitors |
 | `GET /api/v1/agents?limit=N` | agents, most suspicious first |
-| `GET /api/v1/agents/{agent_id}` | why the fleet believes what it believes |
+| `GET /api/v1/agents/{agent_id}` | why; `agreed_confidence`: as agreed, `probability`: one monitor's latest |
 | `GET /api/v1/verdicts?limit=N` | verdicts, latest first, with what moved them and what people said about them |
 | `GET /api/v1/verdicts/{verdict_id}/certificate` | the certificate, byte for byte as stored |
 | `GET /api/v1/quality` | target and realised share of false alarms, measured power |
@@ -33,6 +33,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tocsin.analysis import check_cluster
+from tocsin.consensus.certificate import COMPROMISED
 from tocsin.dashboard.metrics import metrics_text
 from tocsin.errors import InputError, TocsinError, Unavailable, UnknownAgent, UserError
 from tocsin.runtime.feedback import take_feedback
@@ -46,6 +47,7 @@ from tocsin.wire.baseline import encode as encode_baseline
 MAX_LIMIT = 20_000
 MAX_SEAL_BYTES = 16 << 20
 MAX_FEEDBACK_BYTES = 64 << 10
+WITHDRAWN = "its evidence no longer passes the fleet's alarm level"
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -193,26 +195,31 @@ class _Api:
 
     async def agents(self, request: Request) -> Response:
         limit = _limit(request)
-        rows = await self._service.ask(lambda engine, _: agent_rows(engine)[:limit])
+        rows = await self._service.ask(lambda engine, store: agent_rows(engine, store)[:limit])
         left = self._learning()
         return json_response([{**row, "learning_events_left": left.get(row["agent_id"], 0)} for row in rows])
 
     async def agent(self, request: Request) -> Response:
         name = request.path_params["agent_id"]
-        return json_response(await self._service.ask(lambda engine, store: explanation(engine, store, name)))
+        told = await self._service.ask(lambda engine, store: explanation(engine, store, name))
+        return json_response({**told, "learning_events_left": self._learning().get(name, 0)})
 
     async def verdicts(self, request: Request) -> Response:
         limit = _limit(request)
         return json_response(await self._service.ask(lambda _, store: self._told_verdicts(store, limit)))
 
     def _told_verdicts(self, store: Store, limit: int) -> list[dict[str, Any]]:
-        """Verdicts with the features that moved them, largest first, and the last word that people had on them."""
+        """Verdicts with what moved them, largest first, and the last word that people had on them.
+
+        A certificate of a clearing names what still stood out, which is not why the alarm was withdrawn.
+        """
         told: list[dict[str, Any]] = []
         for verdict in store.verdicts(limit=limit):
             name = verdict["verdict_id"]
             if name not in self._reasons:
                 body: dict[str, Any] = msgspec.json.decode(store.certificate(name) or b"{}")
-                self._reasons[name] = [reason["feature"] for reason in body.get("reasons", [])]
+                moved = [reason["feature"] for reason in body.get("reasons", [])]
+                self._reasons[name] = moved if verdict["decision"] == COMPROMISED else [WITHDRAWN]
             feedback = store.last_word(verdict["agent_id"], name)
             told.append({**verdict, "reasons": self._reasons[name], "feedback": feedback})
         return told

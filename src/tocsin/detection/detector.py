@@ -158,12 +158,14 @@ class FleetDetector:
             others = int(
                 np.sum(self._belief[: self.fleet_size] >= NOTABLE_NATS) - (self._belief[index] >= NOTABLE_NATS)
             )
-            return f"{others} of {self.fleet_size - 1} other agents stand out now."
+            if self.fleet_size < 2:
+                return "no other agents."
+            return f"{others} of {self.fleet_size - 1} other agents stand{'s' * (others == 1)} out now."
         alike = self._sessions.alike(index)
         share = int(np.sum(self._belief[alike] >= NOTABLE_NATS))
         return (
             f"{users} of {members} peers of its role used {tool} in their baselines; "
-            f"{share} other agents stand out now by a call of it."
+            f"{'1 other agent stands' if share == 1 else f'{share} other agents stand'} out now by a call of it."
         )
 
     def _position(self, name: str) -> int:

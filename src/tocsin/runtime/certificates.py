@@ -12,9 +12,14 @@ from tocsin.wire.certificate import encode_certificate
 SUFFIX = ".cert.json"
 
 
+def certificate_name(epoch: int, verdict_id: str) -> str:
+    """File name by epoch and verdict id only: an agent's name is chosen by a stranger."""
+    return f"{epoch:06d}-{verdict_id}{SUFFIX}"
+
+
 def certificate_file(directory: Path, verdict: Verdict) -> Path:
-    """Named by epoch and verdict id only: an agent's name is chosen by a stranger."""
-    return directory / f"{verdict.epoch:06d}-{verdict.verdict_id}{SUFFIX}"
+    """Where a verdict's certificate is kept."""
+    return directory / certificate_name(verdict.epoch, verdict.verdict_id)
 
 
 def store_verdict(store: Store, directory: Path, verdict: Verdict, roster: Roster) -> bool:

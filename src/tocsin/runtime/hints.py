@@ -6,21 +6,21 @@ import shlex
 from pathlib import Path
 
 
-def agents_command(data: Path | None) -> str:
-    """List the agents of a data directory (None: the default one)."""
-    return "tocsin agents" + _data(data)
+def agents_command(data: Path | None, url: str | None = None) -> str:
+    """List the agents of a data directory (None: the default one), or of the tocsin that answers at `url`."""
+    return "tocsin agents" + _where(data, url)
 
 
-def explain_command(agent_id: str, data: Path | None) -> str:
+def explain_command(agent_id: str, data: Path | None, url: str | None = None) -> str:
     """Explain one agent; where its name cannot be shown as typed, list the agents instead."""
     if not agent_id.isprintable():
-        return agents_command(data)
-    return f"tocsin explain{_data(data)} -- {shlex.quote(agent_id)}"
+        return agents_command(data, url)
+    return f"tocsin explain{_where(data, url)} -- {shlex.quote(agent_id)}"
 
 
-def quality_command(data: Path | None) -> str:
+def quality_command(data: Path | None, url: str | None = None) -> str:
     """Show how good the alarms are."""
-    return "tocsin quality" + _data(data)
+    return "tocsin quality" + _where(data, url)
 
 
 def verify_command(certificate: Path, roster: Path) -> str:
@@ -28,5 +28,6 @@ def verify_command(certificate: Path, roster: Path) -> str:
     return f"tocsin verify {shlex.quote(str(certificate))} --roster {shlex.quote(str(roster))}"
 
 
-def _data(data: Path | None) -> str:
-    return f" --data {shlex.quote(str(data))}" if data else ""
+def _where(data: Path | None, url: str | None) -> str:
+    address = f" --url {shlex.quote(url)}" if url else ""
+    return (f" --data {shlex.quote(str(data))}" if data else "") + address

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from tocsin.consensus.certificate import CLEARED, COMPROMISED
 from tocsin.model.baseline import DistributedBaseline, Level
 from tocsin.model.evidence import Q32
 from tocsin.runtime.engine import RETIRED, Engine
@@ -17,11 +19,17 @@ ACTIONS_SHOWN = 20
 NO_REGION: dict[str, Any] = {
     "region": RETIRED, "agents": 0, "samples": 0, "staleness_seconds": 0.0, "features": [], "actions": {}
 }  # fmt: skip
+STANDINGS = 20_000  # latest verdicts, and words about them, that a list of agents looks back on
 EXPLAINED = 200  # agents whose explanation is kept in a stored picture
 
 
-def agent_rows(engine: Engine) -> list[dict[str, Any]]:
-    """Every observed agent, the most suspicious first. Beliefs are the agreed ones; nothing agreed yet: the prior."""
+def agent_rows(engine: Engine, store: Store | None = None) -> list[dict[str, Any]]:
+    """Every observed agent: those flagged first, then by the evidence that decides alarms, then by belief.
+
+    Beliefs are the agreed ones; nothing agreed yet: the prior. `store` adds whether an alarm was withdrawn (`cleared`)
+    and the last word of people on the latest one (`feedback`, '' for none).
+    """
+    cleared, said = _stored_standing(store) if store else (set[str](), dict[str, str]())
     monitor = engine.witness
     prior = engine.prior_log_odds_q32
     entries = engine.entries
@@ -40,10 +48,27 @@ def agent_rows(engine: Engine) -> list[dict[str, Any]]:
                 "log_odds_nats": log_odds / Q32,
                 "log_e_nats": entry.log_e_q32 / Q32 if entry else 0.0,
                 "flagged": bool(entry and entry.flagged),
+                "cleared": name in cleared,
+                "feedback": said.get(name, ""),
             }
         )
-    rows.sort(key=lambda row: (not row["flagged"], -row["log_odds_nats"], -row["log_e_nats"], row["agent_id"]))
+    rows.sort(key=lambda row: (not row["flagged"], -row["log_e_nats"], -row["log_odds_nats"], row["agent_id"]))
     return rows
+
+
+def _stored_standing(store: Store) -> tuple[set[str], dict[str, str]]:
+    """Agents whose latest verdict is a clearing; the last word on each agent's latest alarm, or on none it raised."""
+    latest: dict[str, str] = {}
+    alarm: dict[str, str] = {}
+    for verdict in store.verdicts(limit=STANDINGS):
+        latest.setdefault(verdict["agent_id"], verdict["decision"])
+        if verdict["decision"] == COMPROMISED:
+            alarm.setdefault(verdict["agent_id"], verdict["verdict_id"])
+    said: dict[str, str] = {}
+    for word in store.feedback(limit=STANDINGS):
+        if word["verdict_id"] == alarm.get(word["agent_id"], ""):
+            said.setdefault(word["agent_id"], word["outcome"])
+    return {name for name, decision in latest.items() if decision == CLEARED}, said
 
 
 def region_baseline(engine: Engine, region: str) -> dict[str, Any]:
@@ -117,9 +142,15 @@ def explanation(
     return told
 
 
-def fleet_picture(engine: Engine, store: Store) -> dict[str, Any]:
-    """Status, all agents, the explanations of the most suspicious ones, and the quality of the alarms."""
-    agents = agent_rows(engine)
+def fleet_picture(engine: Engine, store: Store, learning: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Status, all agents, the explanations of the most suspicious ones, and the quality of the alarms.
+
+    `learning`: events still to be learned, by agent.
+    """
+    left = learning or {}
+    agents = agent_rows(engine, store)
+    for row in agents:
+        row["learning_events_left"] = left.get(row["agent_id"], 0)
     explanations: dict[str, Any] = {}
     baselines = {RETIRED: NO_REGION}
     names = [row["agent_id"] for row in agents[:EXPLAINED]]

@@ -6,6 +6,7 @@ fleet would have known, event by event.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -39,7 +40,7 @@ class ReplayResult:
     events: int = 0
     live_events: int = 0
     agents: int = 0
-    alarmed_agents: set[str] = field(default_factory=set[str])
+    alarms: Counter[str] = field(default_factory=Counter[str])  # agent -> its events while it was in the alarm set
     verdicts: list[Verdict] = field(default_factory=list[Verdict])
 
 
@@ -69,8 +70,8 @@ def replay(
             predicted(Predicted(batch.agents, batch.agent, seq, seen.log_odds, alarm))
         result.events += len(batch)
         result.live_events += int(live.sum())
-        codes: list[int] = np.unique(batch.agent[alarm]).tolist()
-        result.alarmed_agents.update(batch.agents[code] for code in codes)
+        codes: list[int] = batch.agent[alarm].tolist()
+        result.alarms.update(batch.agents[code] for code in codes)
         if progress is not None:
             progress(result.events)
     engine.feed([Flush(result.events)])

@@ -59,6 +59,7 @@ class Admits(Protocol):
     def seal(self, agents: Sequence[str] | None) -> None: ...
     def restore(self, entry: Entry) -> None: ...
     def refused(self) -> dict[str, int]: ...
+    def learning(self) -> dict[str, int]: ...
     def join(self, batches: Sequence[EventBatch]) -> EventBatch: ...
 
 
@@ -333,7 +334,8 @@ class FleetService:
 
     def _take_picture(self) -> None:
         taken_ms = self.engine.clock.now_ns() // 1_000_000
-        self._store.put_picture("fleet", taken_ms, fleet_picture(self.engine, self._store))
+        picture = fleet_picture(self.engine, self._store, self._admission.learning())
+        self._store.put_picture("fleet", taken_ms, picture)
 
     def _on_verdict(self, verdict: Verdict) -> None:
         if store_verdict(self._store, self._data.certificates, verdict, self._data.roster):
