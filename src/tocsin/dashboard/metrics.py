@@ -21,7 +21,10 @@ COUNTERS = {
 }
 GAUGES = {
     "agents": ("tocsin_agents", "Agents observed."),
-    "agents_judged": ("tocsin_agents_judged", "Agents over which the share of false alarms is controlled."),
+    "agents_in_alarm_rule": (
+        "tocsin_agents_in_alarm_rule",
+        "Agents, learning or judged, over which the share of false alarms is controlled.",
+    ),
     "agents_learning": ("tocsin_agents_learning", "Agents whose behaviour is still being learned."),
     "agents_flagged": ("tocsin_agents_flagged", "Agents that are certified as compromised."),
     "epoch": ("tocsin_epoch", "Latest certified epoch."),

@@ -240,7 +240,7 @@ class Engine:
             "events": self.events,
             "windows": self.witness.windows,
             "agents": len(self.witness.names),
-            "agents_judged": detector.fleet_size,
+            "agents_in_alarm_rule": detector.fleet_size,
             "alarm_log_e_nats": math.log(max(1, detector.fleet_size) * 1e6 / self.roster.alpha_ppm),
             "evidence_stated": sum(m.evidence_stated for m in self.monitors),
             "verdicts": len(self.verdicts),
