@@ -110,7 +110,9 @@ def large_round(bench: Bench, agents: int) -> None:
             proven = [bond.certified[1] for bond in outcome.findings.bonds if bond.certified]
             bench.record(f"{name}: members with a certified correlation", len(proven), unit="of 12")
             bench.record(f"{name}: its bound, at most", max(proven, default=0.0), unit="", bound="< 0.05")
-            bench.record(f"{name}: bytes sent an agent", outcome.bytes_sent / agents, unit="B")
+            bench.record(
+                f"{name}: all that crosses, an agent", outcome.bytes_sent / agents, unit="B", requirement="R6.5"
+            )
 
 
 def small_groups(bench: Bench, fleets: int) -> None:
