@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tocsin.cli.out import bold, note, say, say_json
+from tocsin.cli.out import bold, counted, note, say, say_json
 from tocsin.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def _positions(only: str | None) -> tuple[int, ...] | None:
 def _show_schedule(schedule: Schedule, kept: tuple[int, ...] | None) -> None:
     faulty = ", ".join(f"{monitor} ({schedule.role(monitor)})" for monitor in schedule.faulty)
     say(bold(f"seed {schedule.seed}, {schedule.monitors} monitors; nothing is expected of {faulty or 'nobody'}"))
+    if schedule.faults:
+        say("number, fault, how much or how often, monitors; without a time: how a faulty monitor lies")
     for position, fault in enumerate(schedule.faults):
         say(f"  {kept[position] if kept else position:3}  {fault.describe()}")
 
@@ -62,8 +64,9 @@ def _one(outcome: Result | Failure, *, shrink: bool, as_json: bool) -> None:
         say_json(outcome)
     else:
         say(
-            f"all invariants held: {outcome.decisions} decisions, {outcome.verdicts} verdicts, {outcome.messages} "
-            f"messages; everything was decided {outcome.healed_after_ms} ms after healing (run {outcome.digest})"
+            f"all invariants held: {counted(outcome.decisions, 'decision')}, {counted(outcome.verdicts, 'verdict')}, "
+            f"{counted(outcome.messages, 'message')}; everything was decided {outcome.healed_after_ms} ms "
+            f"after healing (run {outcome.digest})"
         )
 
 

@@ -21,6 +21,7 @@ from tocsin.demo.score import Judged, Score
 from tocsin.model.verdict import Verdict
 
 MAX_NAME_CHARS = 48
+MAX_LINE_CHARS = 2_000  # of a line for logs and pipes, where nothing is cut that fits
 _SHOWN_VERDICTS = 12
 _LINE_EVERY_EVENTS = 5_000
 
@@ -58,10 +59,11 @@ class VerdictLine:
         return f"right: {self.judged.attack}" if self.judged.correct else "FALSE ALARM"
 
     def __str__(self) -> str:
-        why = f"; {printable(self.why, 80)}" if self.why else ""
+        why = f"; {printable(self.why, MAX_LINE_CHARS)}" if self.why else ""
         return (
-            f"{printable(self.agent_id)} is compromised ({self.confidence:.4f}): certificate of epoch {self.epoch}, "
-            f"signed by {len(self.signers)} of {self.monitors} monitors{why} [{self.truth or 'unlabelled'}]"
+            f"{printable(self.agent_id, MAX_LINE_CHARS)} is compromised (belief {self.confidence:.4f}): certificate of "
+            f"epoch {self.epoch}, signed by {len(self.signers)} of {self.monitors} monitors{why} "
+            f"[{self.truth or 'unlabelled'}]"
         )
 
 
@@ -76,7 +78,7 @@ class LieLine:
 
     def __str__(self) -> str:
         fate = "BELIEVED" if self.believed else f"outvoted {self.against} to 1"
-        return f"{printable(self.claim, 160)}; {fate}"
+        return f"{printable(self.claim, MAX_LINE_CHARS)}; {fate}"
 
 
 @dataclass
@@ -172,7 +174,7 @@ class LineDisplay:
         self._shown[index] = len(items)
 
     def _line(self, text: str) -> None:
-        self._console.print(Text(printable(text, 400)), soft_wrap=True)
+        self._console.print(Text(printable(text, MAX_LINE_CHARS)), soft_wrap=True)
 
 
 def render(state: DemoState) -> RenderableType:

@@ -62,9 +62,15 @@ function level(agent) {
 }
 
 function state(agent) {
-  if (agent.flagged) return "compromised";
-  return agent.learning_events_left > 0 ? `learning, ${agent.learning_events_left} events to go` : "";
+  const parts = agent.flagged ? ["compromised"] : agent.cleared ? ["cleared"] : [];
+  if (agent.feedback) parts.push(`people say: ${agent.feedback}`);
+  const left = agent.learning_events_left;
+  if (left > 0 && !parts.length) parts.push(`learning, ${left} event${left === 1 ? "" : "s"} to go`);
+  return parts.join("; ");
 }
+
+// Copied names must stay as they are, so a hyphen in a name of usual length is kept on its line by style alone.
+const named = (name) => make("span", name, name.length <= 40 ? "name whole" : "name");
 
 function showCounts(status) {
   fill(element("counts"), boxes([
@@ -75,8 +81,9 @@ function showCounts(status) {
   ]));
   const caught = new Set(status.equivocators);
   const signed = new Set(status.last_signers);
+  const vote = (i) => (signed.has(i) ? " signed" : signed.size ? ", not among the last signers" : "");
   fill(element("monitors"), Array.from({ length: status.monitors }, (_, i) =>
-    make("li", `monitor ${i}${signed.has(i) ? " signed" : ""}${caught.has(i) ? ", caught lying" : ""}`, caught.has(i) ? "out" : "")));
+    make("li", `monitor ${i}${vote(i)}${caught.has(i) ? ", caught lying" : ""}`, caught.has(i) ? "out" : "")));
   element("quorum").textContent =
     `A verdict needs ${status.quorum} of ${status.monitors} signatures; up to ${status.tolerated_faults} may lie or be silent.`;
 }
@@ -89,7 +96,7 @@ function showAgents(agents) {
     return cell;
   }));
   fill(element("agents"), agents.slice(0, 20).map((agent) => row([
-    make("span", agent.agent_id, "name"), agent.region, agent.events, belief(agent.confidence), agent.log_e_nats.toFixed(1), state(agent),
+    named(agent.agent_id), agent.region, agent.events, belief(agent.confidence), agent.log_e_nats.toFixed(1), state(agent),
   ])));
 }
 
@@ -138,7 +145,7 @@ function showVerdicts(verdicts) {
     const latest = verdict.decision === "compromised" && !seen.has(verdict.agent_id);
     if (latest) seen.add(verdict.agent_id);
     return row([
-      new Date(verdict.decided_ms).toLocaleString(), verdict.epoch, make("span", verdict.agent_id, "name"), verdict.decision,
+      new Date(verdict.decided_ms).toLocaleString(), verdict.epoch, named(verdict.agent_id), verdict.decision,
       verdict.reasons.slice(0, 3).join("; "), judged(verdict, latest), button("download", () => download(verdict.verdict_id)),
     ]);
   }));
