@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.detection.scoring import FleetAlarms
+from tocsin.detection.scoring import CLOSED_UP_TO, FleetAlarms
 from tocsin.model.evidence import Q32
 from tocsin.stats.fdr import closed_e_bh_threshold_q32
 
@@ -48,3 +48,13 @@ def test_two_that_e_bh_leaves_are_rejected_together() -> None:
     fleet = FleetAlarms(ALPHA, 3)  # e-BH asks 60, or 30 of both
     assert fleet.update(np.arange(2, dtype=np.int32), log_e).tolist() == [False, True]
     assert fleet.rejected().tolist() == [0, 1]
+
+
+def test_a_very_large_fleet_goes_by_plain_e_bh() -> None:
+    size = CLOSED_UP_TO
+    log_e = np.log([size / ALPHA * 1.01, (size - 0.5) / (2 * ALPHA)])  # e-BH asks size / (2 alpha) of the second
+    assert rejected([*log_e, *[0.0] * (size - 2)], ALPHA) == {0, 1}
+    assert FleetAlarms(ALPHA, size).update(np.arange(2, dtype=np.int32), log_e).tolist() == [True, True]
+    larger = np.log([(size + 1) / ALPHA * 1.01, (size + 0.5) / (2 * ALPHA)])
+    assert rejected([*larger, *[0.0] * (size - 1)], ALPHA) == {0, 1}
+    assert FleetAlarms(ALPHA, size + 1).update(np.arange(2, dtype=np.int32), larger).tolist() == [True, False]

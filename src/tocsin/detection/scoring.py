@@ -1,7 +1,9 @@
 """Who is in the fleet's rejection set right after each event: closed e-BH, the rule by which verdicts are certified.
 
 Whoever e-BH rejects (Wang & Ramdas 2022) closed e-BH rejects too (Xu et al. 2025, `stats/fdr.py`). The former is
-followed event by event at hardly any cost; the latter is asked where it could make a difference.
+followed event by event at hardly any cost; the latter is asked where it could make a difference. In fleets of more than
+`CLOSED_UP_TO` agents it is not: with thousands in the set asking takes milliseconds an event, and what is gained is a
+bar lower by the share of the fleet that is in the set. Alarms there are a subset of what is certified.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ from tocsin.stats.fdr import closed_e_bh_threshold_q32
 
 Q32 = 1 << 32
 CLIP_NATS = 64.0
+CLOSED_UP_TO = 2_000
 
 
 class FleetAlarms:
-    """Running closed e-BH over `fleet_size` agents at level `alpha`; agents never updated count with e-value one."""
+    """Running closed e-BH (plain above `CLOSED_UP_TO`) over `fleet_size` agents at level `alpha`.
+
+    Agents never updated count with e-value one.
+    """
 
     def __init__(self, alpha: float, fleet_size: int) -> None:
         self.alpha = alpha
@@ -29,6 +35,7 @@ class FleetAlarms:
         self._agents_at = np.zeros(fleet_size + 2, np.int64)
         self._agents_at[fleet_size + 1] = fleet_size
         self._log_e = np.zeros(fleet_size)
+        self._closed = fleet_size <= CLOSED_UP_TO
         self._high = np.zeros(1, np.int64)  # agents above half the level, of which closed e-BH demands most of a set
 
     def update(self, agent_index: NDArray[np.int32], log_e: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -40,7 +47,16 @@ class FleetAlarms:
         start = 0
         while start < alarms.shape[0]:
             start = _follow(
-                agent_index, log_e, start, self.alpha, self._rank, self._agents_at, self._log_e, self._high, alarms
+                agent_index,
+                log_e,
+                start,
+                self.alpha,
+                self._closed,
+                self._rank,
+                self._agents_at,
+                self._log_e,
+                self._high,
+                alarms,
             )
             if start < alarms.shape[0]:
                 alarms[start] = log_e[start] >= self._threshold()
@@ -52,6 +68,8 @@ class FleetAlarms:
         return np.flatnonzero((self._rank <= _set_size(self._agents_at)) | (self._log_e >= self._threshold()))
 
     def _threshold(self) -> float:
+        if not self._closed:
+            return math.inf
         stand_out = np.minimum(self._log_e[self._log_e > 0.0], CLIP_NATS)
         values = np.rint(stand_out * Q32).astype(np.int64).tolist()
         threshold = closed_e_bh_threshold_q32(values, self.fleet_size, round(self.alpha * 1e6))
@@ -74,6 +92,7 @@ def _follow(
     log_e: NDArray[np.float64],
     start: int,
     alpha: float,
+    closed: bool,
     rank: NDArray[np.int64],
     agents_at: NDArray[np.int64],
     latest: NDArray[np.float64],
@@ -104,6 +123,6 @@ def _follow(
             size = _set_size(agents_at)
         alarms[i] = needed <= size
         largest = min(2 * high[0] - 1, rank.shape[0])
-        if not alarms[i] and largest > 0 and log_e[i] > max(-math.log(alpha * largest) - 1e-6, 0.0):
+        if closed and not alarms[i] and largest > 0 and log_e[i] > max(-math.log(alpha * largest) - 1e-6, 0.0):
             return i
     return agent.shape[0]
