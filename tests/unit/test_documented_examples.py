@@ -35,9 +35,11 @@ def test_the_public_interface_has_examples():
     assert "tocsin.analysis" in WITH_EXAMPLES
 
 
-def test_the_readme_example_runs_and_prints_a_probability(repository):
+def test_the_readme_example_ends_in_a_verdict(repository):
     (code,) = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), re.DOTALL)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})
-    assert 0.0 <= float(printed.getvalue()) <= 1.0
+    belief, verdict = printed.getvalue().splitlines()
+    assert 0.01 < float(belief) < 0.1
+    assert re.fullmatch(r"billing-1 compromised log e [5-9]\.\d", verdict)

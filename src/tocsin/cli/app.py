@@ -100,9 +100,9 @@ def demo(
 ) -> None:
     """Start tocsin, send it a fleet in which some agents get hijacked, let one monitor lie, and see who is believed.
 
-    The default fleet is made of published traces of real language models under real prompt injections. Takes about a
-    minute the first time (kernels are compiled), then half; needs the network once, for 20 MB. Epochs and delays vary
-    from run to run: the monitors agree in real time.
+    The default fleet is made of published traces of real language models under real prompt injections. Takes minutes
+    the first time (kernels are compiled), longer on a busy machine; needs the network once, for 20 MB. Epochs and
+    delays vary from run to run: the monitors agree in real time.
     """
     from tocsin.cli.demo import run_demo_command
 
@@ -149,8 +149,9 @@ def agents(
 ) -> None:
     """List the observed agents, the most suspicious first, with what the monitors agreed about each.
 
-    `belief` is the probability, now, that the agent is compromised; `log e` is the evidence that alarms are decided by,
-    over the whole fleet. Agents that are still being learned show the prior.
+    `log e` is the evidence that alarms are decided by, over the whole fleet; `belief` is the probability, now, that the
+    agent is compromised. Agents that are still being learned show the prior. An agent that is called like a span or a
+    service gave no name: set gen_ai.agent.id or gen_ai.agent.name.
     """
     from tocsin.cli.look import run_agents
 
