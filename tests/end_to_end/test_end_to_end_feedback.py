@@ -62,7 +62,7 @@ def test_feedback_needs_the_token_is_checked_and_survives(tmp_path):
     after = run("quality", "--data", data)
     assert after.returncode == 0, after.stderr
     assert "1 compromised agent that raised no alarm was reported" in after.stdout
-    assert "0 alarms is labelled" in after.stdout
+    assert "of 0 alarms none is labelled" in after.stdout
 
 
 def test_the_doctor_checks_the_port_that_is_asked_about(tmp_path):

@@ -56,7 +56,7 @@ def _print_shares(shares: dict[str, Any], missed: int) -> None:
     say(bold("false alarms among alarms"))
     say(f"  target    {percent(shares['target'])} on average, over the whole fleet")
     if shares["realised"] is None:
-        say(f"  realised  not known: none of {shares['alarms']} alarms is labelled")
+        say(f"  realised  not known: of {counted(shares['alarms'], 'alarm')} none is labelled")
     else:
         low, high = (f"{100 * end:.1f}" for end in shares["interval"])
         counts = f"{shares['false']} of {shares['labelled']} labelled alarms"
