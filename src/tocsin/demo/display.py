@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tocsin.demo.score import Judged, Score
+from tocsin.model.evidence import Q32
 from tocsin.model.verdict import Verdict
 
 MAX_NAME_CHARS = 48
@@ -37,7 +38,8 @@ class VerdictLine:
     """A certified verdict as it is shown."""
 
     agent_id: str
-    confidence: float
+    log_e_nats: float  # what decided
+    confidence: float  # the belief, which is about now
     epoch: int
     signers: tuple[int, ...]
     monitors: int
@@ -49,7 +51,8 @@ class VerdictLine:
         """The line of `verdict`, signed by some of `monitors`."""
         reasons = ", ".join(name for name, _ in verdict.reasons[:3])
         signers = verdict.certificate.monitors
-        return cls(verdict.agent_id, verdict.confidence, verdict.epoch, signers, monitors, reasons, judged)
+        log_e = verdict.entry.log_e_q32 / Q32
+        return cls(verdict.agent_id, log_e, verdict.confidence, verdict.epoch, signers, monitors, reasons, judged)
 
     @property
     def truth(self) -> str:
@@ -61,9 +64,9 @@ class VerdictLine:
     def __str__(self) -> str:
         why = f"; {printable(self.why, MAX_LINE_CHARS)}" if self.why else ""
         return (
-            f"{printable(self.agent_id, MAX_LINE_CHARS)} is compromised (belief {self.confidence:.4f}): certificate of "
-            f"epoch {self.epoch}, signed by {len(self.signers)} of {self.monitors} monitors{why} "
-            f"[{self.truth or 'unlabelled'}]"
+            f"{printable(self.agent_id, MAX_LINE_CHARS)} is compromised (log e {self.log_e_nats:.1f}, "
+            f"belief now {self.confidence:.4f}): certificate of epoch {self.epoch}, "
+            f"signed by {len(self.signers)} of {self.monitors} monitors{why} [{self.truth or 'unlabelled'}]"
         )
 
 
@@ -219,12 +222,13 @@ def _figures(state: DemoState) -> Text:
 
 def _verdict_table(state: DemoState) -> Table:
     table = Table(title=f"{len(state.verdicts)} certified verdicts", title_justify="left", box=None, pad_edge=False)
-    for heading in ("agent", "belief", "certificate", "why", "truth"):
+    for heading in ("agent", "log e", "belief", "certificate", "why", "truth"):
         table.add_column(heading, overflow="ellipsis", no_wrap=True)
     for line in state.verdicts[-_SHOWN_VERDICTS:]:
         right = line.judged is None or line.judged.correct
         table.add_row(
             Text(printable(line.agent_id)),
+            Text(f"{line.log_e_nats:.1f}"),
             Text(f"{line.confidence:.4f}"),
             Text(f"epoch {line.epoch}, monitors {' '.join(map(str, line.signers))} of {line.monitors}"),
             Text(printable(line.why, 40)),
