@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tocsin.cli import look
+from tocsin.cli.out import safe
 from tocsin.cli.replay import _say_unconfirmed
 from tocsin.cli.up import verdict_line
 from tocsin.model.evidence import Q32
@@ -114,6 +117,18 @@ def test_a_verdict_says_what_decided_and_ends_in_the_next_command() -> None:
         "verdict: a b compromised (log e 6.5; alone an agent needs 6.0; belief now 3.10 %; epoch 3, signed by monitors "
         "0, 1, 2); next: tocsin explain --data 'd e' -- 'a b'"
     )
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_only_a_terminal_gets_less_than_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert safe("x" * 50 + "\n", 10) == "x" * 50 + r"\n"
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert safe("x" * 50 + "\n", 10) == "x" * 9 + "…"
 
 
 def test_alarms_without_a_verdict_are_told(capsys: pytest.CaptureFixture[str]) -> None:
