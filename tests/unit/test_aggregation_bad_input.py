@@ -15,6 +15,7 @@ from tocsin.aggregation.hierarchy import Hierarchy
 from tocsin.aggregation.messages import Arrived, Downward, FromAbove
 from tocsin.aggregation.tree import REGION
 from tocsin.dashboard.metrics import ALARMS, COUNTERS, GAUGES, metrics_text
+from tocsin.errors import InputError
 from tocsin.model.baseline import Level
 from tocsin.model.events import EventBatch
 from tocsin.stats.moments import MAX_ROWS_PER_AGENT, Grid
@@ -231,3 +232,25 @@ def test_events_beyond_what_an_agent_s_sum_can_hold_are_refused_and_the_others_c
     assert leaves.summary(["a4"]).events == before.events + 5
     hierarchy.observe(replace(batch(1), agents=("a3",), agent=np.zeros(1, np.int32)))
     assert leaves.refused == {"too many events": 4}
+
+
+def test_a_node_that_fails_before_it_has_climbed_or_after_it_is_gone_leaves_the_sums_right(
+    hierarchy: Hierarchy,
+) -> None:
+    more = replace(batch(seed=2), agents=tuple(f"b{k}" for k in range(30)))
+    hierarchy.observe(more)
+    hierarchy.observe(replace(more, agents=tuple(f"c{k}" for k in range(30))))
+    fresh = [node.id for node in hierarchy.tree.at_level(REGION) if node.id not in hierarchy.nodes]
+    assert fresh
+    for node_id in fresh:
+        hierarchy.fail_over(node_id)
+    assert hierarchy.establish([], Level.GLOBAL).samples == 1800
+    assert hierarchy.root_equals_leaf_sum()
+    hierarchy.retire([f"{group}{k}" for group in "bc" for k in range(30)])
+    gone = [node_id for node_id in hierarchy.nodes if node_id not in hierarchy.tree.nodes]
+    assert gone
+    for node_id in [*gone, "r999"]:
+        with pytest.raises(InputError, match="no node"):
+            hierarchy.fail_over(node_id)
+    assert hierarchy.root_equals_leaf_sum()
+    assert hierarchy.establish([], Level.GLOBAL).samples == 600

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tocsin.aggregation.fleet_view import FleetView
-from tocsin.aggregation.messages import FromAbove, Input, ResendAsked
+from tocsin.aggregation.messages import Flush, FromAbove, Input, ResendAsked
 from tocsin.aggregation.summary import Summary
 from tocsin.aggregation.tree import Tree
 from tocsin.runtime.tcp_bus import LinkOptions, Node, TcpBus
@@ -49,9 +49,11 @@ class Machine:
         self.me, self.ports, self.news = me, ports, news
         self.view, self.seq, self.seen = FleetView(), -1, Summary.empty(1, 2)
 
-    async def start(self) -> None:
+    async def start(self, patience_seconds: float = 0.1) -> None:
         nodes = [Node("127.0.0.1", port, s.public_key) for port, s in zip(self.ports, SIGNERS, strict=True)]
-        self.host = TreeHost(self.me, PLAN, LEAVES, time.monotonic_ns, to_leaf=self.heard, patience_seconds=0.1)
+        self.host = TreeHost(
+            self.me, PLAN, LEAVES, time.monotonic_ns, to_leaf=self.heard, patience_seconds=patience_seconds
+        )
         self.bus = TcpBus(
             self.me, SIGNERS[self.me], nodes, b"t" * 32, self.host.received, options=QUICK,
             on_change=self.host.changed, peers=neighbours(PLAN, LEAVES, self.me),
@@ -76,7 +78,7 @@ class Machine:
         self.news.set()
 
     def state(self, change: Summary, kind: int = wire.DELTA) -> None:
-        self.seq += 1
+        self.seq = max(time.monotonic_ns(), self.seq + 1) if kind == wire.SNAPSHOT else self.seq + 1
         update = wire.Update(
             kind=kind, source=self.leaf, level=0, epoch=1, seq=self.seq, as_of_ms=1, agents=1, d=2,
             counts=change.counts, actions=change.actions,
@@ -154,6 +156,76 @@ def test_a_machine_keeps_its_neighbourhood_of_the_plan_and_no_more(agents: int) 
     assert of_leaf._runs.keys() == of_leaf._plan.keys()
 
 
+def test_a_machine_that_is_back_before_it_was_missed_is_not_added_to_what_it_said_before() -> None:
+    async def story() -> None:
+        news, ports = asyncio.Event(), [0] * 6
+        machines = [Machine(me, ports, news) for me in range(6)]
+        for machine in machines:
+            await machine.start(60)
+        left, right = machines[4], machines[5]
+
+        def known() -> bool:
+            whole = left.seen + right.seen
+            regions = [machines[3].host.nodes[name].total for name in ("r1", "r2")]
+            above = [machines[1].host.nodes["z"].total, machines[0].host.nodes["g"].total]
+            views = [view[0] for m in (left, right) if (view := m.view.read()) is not None]
+            return regions == [left.seen, right.seen] and above == [whole] * 2 and views == [whole] * 2
+
+        for seed in range(5):
+            left.act(10, seed)
+            right.act(10, seed + 5)
+            await until(news, known)
+        for lost in (3, 1, 3, 0):  # both regions, the zone, the regions again, the root
+            await machines[lost].stop()
+            machines[lost] = Machine(lost, ports, news)
+            await machines[lost].start(60)
+            await until(news, known)  # though nobody acts
+            for seed in range(10, 14):
+                left.act(10, seed)
+                right.act(10, seed + 5)
+                await until(news, known)
+        assert all(machine.host.failovers == 0 for machine in machines)
+        for machine in machines:
+            await machine.stop()
+
+    asyncio.run(story())
+
+
+def test_a_node_that_moves_counts_with_what_it_said_until_it_states_itself_anew() -> None:
+    async def story() -> None:
+        host = TreeHost(0, PLAN, LEAVES, lambda: 0, patience_seconds=0)
+        host.received(1, frame_of(UP, "g z", wire.encode_grid(1, GRID), zones_word()))
+        assert host.nodes["g"].total.events == 3
+        host.changed(1, False)
+        await asyncio.sleep(0)  # the patience is over
+        await asyncio.sleep(0)
+        assert host.host_of("z") == 2
+        assert host.nodes["g"].total.events == 3
+        host.received(1, frame_of(UP, "g z", zones_word()))
+        assert host.refused == {"not from where the child runs": 1}
+        host.received(2, frame_of(UP, "g z", wire.encode_grid(1, GRID), zones_word(n=4)))
+        assert host.nodes["g"].total.events == 4
+        host.close()
+
+    asyncio.run(story())
+
+
+def test_a_node_that_cannot_state_itself_does_not_keep_others_from_it() -> None:
+    async def story() -> None:
+        host = TreeHost(3, PLAN, {"l1": 3, "l2": 3}, lambda: 0)
+        for region, leaf in (("r1", "l1"), ("r2", "l2")):
+            packet = zones_word(leaf, level=0)
+            host.send_up(leaf, region, [wire.encode_grid(1, GRID), packet])
+        first = host.nodes["r1"]
+        first.id = "r" * 200  # longer than a name may be
+        host.flush()
+        assert host.refused == {"cannot be stated": 1}
+        assert not host.nodes["r2"].step(0, Flush())  # has been stated
+        host.close()
+
+    asyncio.run(story())
+
+
 def frame_of(kind: int, names: str, *bodies: bytes) -> bytes:
     """A frame for names of one letter or two, given with blanks between."""
     raw = [name.encode() for name in names.split()]
@@ -161,10 +233,10 @@ def frame_of(kind: int, names: str, *bodies: bytes) -> bytes:
     return head + b"".join(len(body).to_bytes(2) + body for body in bodies)
 
 
-def zones_word(source: str = "z") -> bytes:
-    whole = summary(3, 0)
+def zones_word(source: str = "z", n: int = 3, level: int = 2) -> bytes:
+    whole = summary(n, 0)
     (packet,) = wire.encode(wire.Update(
-        kind=wire.SNAPSHOT, source=source, level=2, epoch=1, seq=0, as_of_ms=1, agents=1, d=2, counts=whole.counts,
+        kind=wire.SNAPSHOT, source=source, level=level, epoch=1, seq=0, as_of_ms=1, agents=1, d=2, counts=whole.counts,
         actions={}))  # fmt: skip
     return packet
 

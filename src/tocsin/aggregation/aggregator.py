@@ -2,7 +2,9 @@
 
 Sans-I/O. Per child it keeps one slot: the exact sum that child has reported and the number of its last update. Deltas
 apply only in sequence; a gap is answered by asking for a snapshot, so that loss, duplication and reordering cannot
-change a sum, only delay it. Everything refused is counted in `refused`, by reason.
+change a sum, only delay it. A snapshot's number is the clock, so that a sender that has lost its memory is listened to
+again, and what it goes on from is never taken for what it said before. Everything refused is counted in `refused`, by
+reason; of what was sent, a child can use up at most half of its parent's range (`Aggregator.share`).
 
 A new epoch empties every slot, so no child opens one alone: it begins when more than half of the children announce the
 very same epoch and grid. A node without a grid starts on the first that it hears of; until more than half have
@@ -29,12 +31,13 @@ from tocsin.aggregation.messages import (
     ResendAsked,
     Upward,
 )
-from tocsin.aggregation.summary import Summary
+from tocsin.aggregation.summary import MAX_TOTAL, Summary
 from tocsin.errors import InputError, WireError
 from tocsin.stats.moments import Grid
 from tocsin.wire import update as wire
 
 HEARTBEAT_NS = 10_000_000_000  # an unchanged node repeats itself this often, so that staleness stays honest
+MAX_SHARED_LEVEL = 3
 NO_GRID = Grid((), (), ())
 
 
@@ -48,6 +51,7 @@ class Slot:
     agents: int = 0
     parts: list[wire.Packet] = field(default_factory=list[wire.Packet])  # of the update being received
     announced: tuple[int, Grid] | None = None  # the epoch and grid that the child says it is on
+    refused_ns: int | None = None  # when its last snapshot was refused: it is not asked for another at once
 
 
 class Aggregator:
@@ -82,9 +86,10 @@ class Aggregator:
         """Apply one input; returns what to deliver."""
         match event:
             case Arrived(body, child):
-                return self._arrived(body, child)
+                return self._arrived(body, child, now_ns)
             case Attach(child):
-                self.slots.setdefault(child, Slot(Summary.empty(self.epoch, len(self.grid))))
+                slot = self.slots.setdefault(child, Slot(Summary.empty(self.epoch, len(self.grid))))
+                slot.seq, slot.parts, slot.refused_ns = -1, [], None
             case Detach(child):
                 slot = self.slots.pop(child, None)
                 if slot is not None:
@@ -103,7 +108,7 @@ class Aggregator:
 
     # ---- downwards facing
 
-    def _arrived(self, body: bytes, child: str) -> list[Output]:
+    def _arrived(self, body: bytes, child: str, now_ns: int) -> list[Output]:
         try:
             if body[:2] == b"TG":
                 return self._announced(child, *wire.decode_grid(body))
@@ -117,8 +122,12 @@ class Aggregator:
             self.refused[reason] += 1
             waits = slot is not None and slot.announced is not None and slot.announced[0] == packet.epoch
             asks = reason == "gap" or (reason == "unknown epoch" and not waits)
-            return [AskResend(packet.source)] if asks else []
-        return self._collect(slot, packet)
+            return self._ask(packet.source, slot, now_ns) if slot is not None and asks else []
+        return self._collect(slot, packet, now_ns)
+
+    def _ask(self, child: str, slot: Slot, now_ns: int) -> list[Output]:
+        rests = slot.refused_ns is not None and 0 <= now_ns - slot.refused_ns < HEARTBEAT_NS
+        return [] if rests else [AskResend(child)]
 
     def _announced(self, child: str, epoch: int, grid: Grid) -> list[Output]:
         """Remember which epoch a child is on; only the latest word of each child."""
@@ -174,7 +183,7 @@ class Aggregator:
             return "gap"
         return ""
 
-    def _collect(self, slot: Slot, packet: wire.Packet) -> list[Output]:
+    def _collect(self, slot: Slot, packet: wire.Packet, now_ns: int) -> list[Output]:
         """Wait for all parts of an update, then apply it at once or not at all."""
         if slot.parts and slot.parts[0].seq != packet.seq:
             slot.parts = []
@@ -189,14 +198,30 @@ class Aggregator:
             self._apply(slot, wire.join(parts))
         except (WireError, InputError):
             self.refused["impossible"] += 1
-            return [AskResend(packet.source)]
+            if packet.kind == wire.SNAPSHOT:
+                slot.refused_ns = now_ns
+            return self._ask(packet.source, slot, now_ns)
         return []
+
+    @staticmethod
+    def share(level: int) -> int:
+        """How many halvings below the root's range the numbers of a node at `level` stay."""
+        return max(0, MAX_SHARED_LEVEL - level)
 
     def _apply(self, slot: Slot, update: wire.Update) -> None:
         reported = Summary(update.epoch, update.d, update.counts, update.actions)
         new = reported if update.kind == wire.SNAPSHOT else slot.total + reported
+        new.refuse_beyond(MAX_TOTAL >> self.share(self.level - 1))
         new.refuse_impossible()
-        self.total = self.total + (reported if update.kind == wire.DELTA else new - slot.total)
+        total = self.total + (reported if update.kind == wire.DELTA else new - slot.total)
+        total.refuse_beyond(MAX_TOTAL >> self.share(self.level))
+        if update.agents != slot.agents:
+            agents = self.agents - slot.agents + update.agents
+            if update.agents > wire.MAX_AGENTS >> self.share(self.level - 1) or (
+                agents > wire.MAX_AGENTS >> self.share(self.level)
+            ):
+                raise InputError(f"{agents} agents are more than there can be")
+        self.total, slot.refused_ns = total, None
         slot.total, slot.seq, slot.as_of_ms, slot.agents = new, update.seq, update.as_of_ms, update.agents
         self._changed = True
 
@@ -212,8 +237,9 @@ class Aggregator:
         snapshot = self._snapshot_due or self._sent.epoch != self.epoch
         if snapshot:
             out.append(wire.encode_grid(self.epoch, self.grid))
-        difference = self.total if snapshot else self.total - self._sent
-        self._seq += 1
+        total = self.total.folded()
+        difference = total if snapshot else total - self._sent
+        self._seq = max(now_ns, self._seq + 1) if snapshot else self._seq + 1
         out += wire.encode(
             wire.Update(
                 kind=wire.SNAPSHOT if snapshot else wire.DELTA, source=self.id, level=self.level, epoch=self.epoch,
@@ -221,7 +247,7 @@ class Aggregator:
                 counts=difference.counts, actions=difference.actions,
             )
         )  # fmt: skip
-        self._sent, self._sent_ns, self._changed, self._snapshot_due = self.total, now_ns, False, False
+        self._sent, self._sent_ns, self._changed, self._snapshot_due = total, now_ns, False, False
         return [Upward(self.parent, body, self.id) for body in out]
 
     # ---- about the whole fleet
@@ -232,7 +258,7 @@ class Aggregator:
             return []
         self._sent_ns, self._changed, self._snapshot_due = now_ns, False, False
         packets = statement(
-            self.total, self.grid, level=self.level, seq=self.fleet.next_seq(now_ns), as_of_ms=self.as_of_ms,
+            self.total.folded(), self.grid, level=self.level, seq=self.fleet.next_seq(now_ns), as_of_ms=self.as_of_ms,
             agents=self.agents,
         )  # fmt: skip
         return [Downward(body) for body in packets if self.fleet.accept(body, now_ns)]

@@ -26,6 +26,7 @@ I64 = NDArray[np.int64]
 
 QUANTILES = (0.05, 0.5, 0.95)
 ESTABLISHED_EVENTS = 64  # events of an agent after which its baseline counts as fully established
+SCOPES_NAMED = 3
 KNOWN_SAMPLES = 16  # of a feature, from which on an agent has a vote: its deviation is then known within 18 %
 LEAST_VOTES = 3  # with fewer, one liar is half of them
 
@@ -120,3 +121,9 @@ def derive_all(
             )
         )  # fmt: skip
     return found
+
+
+def names_of(ids: list[str]) -> str:
+    """The first few of them."""
+    more = len(ids) - SCOPES_NAMED
+    return "+".join(ids[:SCOPES_NAMED]) + (f"+{more} more" if more > 0 else "")

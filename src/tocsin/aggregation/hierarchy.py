@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.aggregation.aggregator import HEARTBEAT_NS, Aggregator
-from tocsin.aggregation.derive import ESTABLISHED_EVENTS, Scope, confidence, derive, derive_all, typical
+from tocsin.aggregation.derive import ESTABLISHED_EVENTS, Scope, confidence, derive, derive_all, names_of, typical
 from tocsin.aggregation.fleet_view import FleetView
 from tocsin.aggregation.leaves import LeafSummaries
 from tocsin.aggregation.messages import (
@@ -42,7 +42,6 @@ from tocsin.model.events import EventBatch
 
 LEAST_REST_NS = 10_000_000  # after a climb, and 20 ms for each region that it was about: climbing costs about
 REST_NS_PER_REGION = 20_000_000  # 0.3 ms a region, so it stays below 2 % of a core at any fleet size and load
-SCOPES_NAMED = 3
 EXPECTED_AT_ONCE = 256  # newcomers
 AGENTS_AT_ONCE = 256  # whose vectors are copied together when the baselines of many agents are asked for
 
@@ -61,6 +60,7 @@ class Hierarchy:
         self.bytes = 0
         self.largest_packet = 0
         self._refused: Counter[str] = Counter()  # by nodes that are no more
+        self._moved: dict[str, None] = {}  # regions whose agents came or went since the last climb
         self._awake: dict[int, dict[str, None]] = {}  # level -> nodes that may have something to say
         self._spoke: dict[str, int] = {}  # node -> when it last stated something (ns), longest ago first
         self._flush_ns = flush_ns
@@ -102,8 +102,7 @@ class Hierarchy:
         """Open a new epoch: origins and steps are fitted from the latest events, and every sum begins anew with them.
 
         For when `state()["saturating"]` names features. It costs what was learned, so it is for an operator to decide;
-        nothing happens while there is no epoch yet.
-        Returns how many samples that were.
+        nothing happens while there is no epoch yet. Returns how many samples that were.
         """
         before = self.leaves.samples
         self.leaves.refit()
@@ -111,8 +110,9 @@ class Hierarchy:
         return before - self.leaves.samples
 
     def fail_over(self, node_id: str) -> None:
-        """Replace a failed aggregator by an empty one: only its parent and children take part in the recovery."""
-        node = self.tree.nodes[node_id]
+        """Replace a failed aggregator by an empty one. Its parent and children take part. Raises `InputError`."""
+        self._follow()
+        node = self.tree.nodes[self._known(node_id).id]
         self._changed = True
         self._forget(node_id)
         self.nodes[node_id] = Aggregator(node_id, node.level)
@@ -176,11 +176,11 @@ class Hierarchy:
 
     def _climb(self, now_ns: int) -> None:
         self._pumped_ns, self._changed, regions = now_ns, False, 0
-        changes = self.tree.drain()
-        self._follow(changes.parents)
+        self._follow()
+        moved, self._moved = self._moved, {}
         self._wake_the_long_silent(now_ns)
         for rounds in range(2):  # a second round answers requests for snapshots
-            asked = self._deliver(now_ns, list(self.leaves.flush(now_ns, changes.regions if not rounds else {})))
+            asked = self._deliver(now_ns, list(self.leaves.flush(now_ns, moved if not rounds else {})))
             regions += self.leaves.changed_regions
             for level in range(REGION, self.tree.depth):
                 for node_id in self._awake.pop(level, {}):
@@ -214,8 +214,11 @@ class Hierarchy:
     def _wake(self, node_id: str) -> None:
         self._awake.setdefault(self.nodes[node_id].level, {})[node_id] = None
 
-    def _follow(self, changed: dict[str, None]) -> None:
-        """Repeat the tree's restructuring on the aggregators: only the nodes named in `changed` are touched."""
+    def _follow(self) -> None:
+        """Repeat the tree's restructuring on the aggregators: only nodes that changed are touched."""
+        changes = self.tree.drain()
+        self._moved |= changes.regions
+        changed = changes.parents
         for node_id in changed:
             mine = self.nodes.get(node_id)
             node = self.tree.nodes.get(node_id)
@@ -294,14 +297,14 @@ class Hierarchy:
             total += self.nodes[scope].total
         agents, stale = sum(p.agents for p in parts), max(p.staleness_seconds for p in parts)
         below = [agent for scope in scopes for agent in self.tree.agents_below(scope)]
-        return derive(total, self.leaves.grid, level, self._of(below, Scope(_name(scopes), agents, stale, parts)))
+        return derive(total, self.leaves.grid, level, self._of(below, Scope(names_of(scopes), agents, stale, parts)))
 
     def _of_agents(self, agent_ids: list[str]) -> DistributedBaseline:
         parts = self.of_each(agent_ids)
         if len(parts) == 1:
             return parts[0]
         stale = max(part.staleness_seconds for part in parts)
-        scope = self._of(agent_ids, Scope(_name(agent_ids), len(agent_ids), stale, tuple(parts)))
+        scope = self._of(agent_ids, Scope(names_of(agent_ids), len(agent_ids), stale, tuple(parts)))
         return derive(self.leaves.summary(agent_ids), self.leaves.grid, Level.AGENT, scope)
 
     def of_each(self, agent_ids: list[str]) -> list[DistributedBaseline]:
@@ -332,15 +335,18 @@ class Hierarchy:
 
         Its sums are as of the last climb; what is typical of its agents, and its confidence, as of now.
         """
-        node = self.nodes.get(scope)
-        if node is None:
-            raise InputError(f"there is no node {scope!r} in the tree", remedy="region_of names an agent's region")
+        node = self._known(scope)
         stale = max(0.0, self._now_ns / 1e9 - node.as_of_ms / 1e3)
         name = "global" if level == Level.GLOBAL else scope
         described = Scope(name, node.agents, stale)
         if node.grid == self.leaves.grid:  # until the next climb a node may be on the grid of an epoch that is over
             described = self._of(self.tree.agents_below(scope), described)
         return derive(node.total, node.grid, level, described)
+
+    def _known(self, node_id: str) -> Aggregator:
+        if node_id not in self.nodes:
+            raise InputError(f"there is no node {node_id!r} in the tree", remedy="region_of names an agent's region")
+        return self.nodes[node_id]
 
     def expect(self, agent_id: str) -> Expectation:
         """What the agent's next sample should look like, from its own and its peers' (region, zone, then fleet).
@@ -379,10 +385,8 @@ class Hierarchy:
             "agents": len(self.tree), "regions": len(self.tree.at_level(1)), "zones": len(self.tree.at_level(2)),
             "depth": self.tree.depth, "epoch": self.leaves.epoch, "features": list(self.leaves.grid.features),
             "samples": root.total.events if root else 0, "packets": self.packets, "packets_down": self.packets_down,
-            "control": self.control,
-            "bytes": self.bytes,
-            "largest_packet": self.largest_packet, "refused": dict(refused),
-            "missing": self.leaves.missing,
+            "control": self.control, "bytes": self.bytes, "largest_packet": self.largest_packet,
+            "refused": dict(refused), "missing": self.leaves.missing,
             "saturating": list(self.leaves.saturating()), "tree_operations": self.tree.operations,
         }  # fmt: skip
 
@@ -392,8 +396,3 @@ def _of_one(agent_id: str, events: NDArray[np.int64], stale: float, peers: Expec
     if peers is None:
         return own
     return replace(own, expected=peers.expected, expected_from=peers.scope, expected_peers=peers.peers)
-
-
-def _name(ids: list[str]) -> str:
-    more = len(ids) - SCOPES_NAMED
-    return "+".join(ids[:SCOPES_NAMED]) + (f"+{more} more" if more > 0 else "")

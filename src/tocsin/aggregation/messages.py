@@ -17,7 +17,10 @@ class Arrived(msgspec.Struct, frozen=True):
 
 
 class Attach(msgspec.Struct, frozen=True):
-    """The tree has placed `child` below this node: accept its updates."""
+    """The tree has placed `child` below this node: accept its updates.
+
+    If it is there already, it has begun anew elsewhere: what it said before stays until its first snapshot.
+    """
 
     child: str
 

@@ -84,7 +84,7 @@ class LeafReports:
         snapshot = sent.snapshot_due or sent.total.epoch != total.epoch
         change = total if snapshot else total - sent.total
         sent.total, sent.at_ns, sent.snapshot_due = total, now_ns, False
-        sent.seq += 1
+        sent.seq = max(now_ns, sent.seq + 1) if snapshot else sent.seq + 1
         bodies = [wire.encode_grid(total.epoch, grid)] if snapshot else []
         source = leaf_source(region)
         bodies += wire.encode(

@@ -7,8 +7,10 @@ the order or the detours (joins, leaves, moves) by which the sum came about.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -22,6 +24,7 @@ I64 = NDArray[np.int64]
 
 MAX_ACTIONS = 256
 OVERFLOW_ACTION = "(other)"
+MAX_TOTAL = 1 << 60  # of any number in a total, so that differences of totals, and what predicts them, stay exact
 
 
 def vector_size(d: int) -> int:
@@ -104,17 +107,40 @@ class Summary:
         """BLAKE2b-128 of the canonical bytes, hexadecimal."""
         return hashlib.blake2b(self.canonical(), digest_size=16).hexdigest()
 
+    def folded(self) -> Summary:
+        """The same with at most `MAX_ACTIONS` named actions; all others are counted as `OVERFLOW_ACTION`.
+
+        Those with the smallest hashes stay. Whatever is among them in a sum is among them in each part, so folding
+        before adding or after gives the same, and every count that stays is exact.
+        """
+        names = self.actions.keys() - {OVERFLOW_ACTION}
+        if len(names) <= MAX_ACTIONS:
+            return self
+        named = {name: self.actions[name] for name in heapq.nsmallest(MAX_ACTIONS, names, key=_name_hash)}
+        rest = sum(self.actions.values()) - sum(named.values())
+        return Summary(self.epoch, self.d, self.counts, named | ({OVERFLOW_ACTION: rest} if rest else {}))
+
+    def refuse_beyond(self, limit: int) -> None:
+        """Raise `InputError` unless every number is below `limit`."""
+        if self.counts.max() >= limit or self.counts.min() <= -limit:
+            raise InputError(f"a total reached {limit}", remedy="open a new baseline epoch")
+
     def refuse_impossible(self) -> None:
         """Raise `InputError` unless some set of samples could have this summary, as far as single counts can tell.
 
         A total must pass; a difference need not. Checked: no negative count, no pair counted more often than events,
-        histograms that count what the moments count, sums within what the grid allows, variances not below zero.
+        no action either, histograms that count what the moments count, sums, squares and products within what the
+        grid and the squares allow, variances not below zero. Sums of what passes pass. Numbers that may be negative
+        are bounded by ones that may not, so taking a part away leaves a total no larger.
         """
+        self.refuse_beyond(MAX_TOTAL)
         problem = PROBLEMS[_first_problem(self.counts, self.d)]
         if any(count < 0 for count in self.actions.values()):
             problem = "an action counted a negative number of times"
-        if len(self.actions) > MAX_ACTIONS + 1:
+        elif len(self.actions) > MAX_ACTIONS + 1:
             problem = f"more than {MAX_ACTIONS} actions"
+        elif not problem and sum(self.actions.values()) > self.events:
+            problem = "more actions than events"
         if problem:
             raise InputError(f"impossible summary: {problem}")
 
@@ -127,8 +153,63 @@ PROBLEMS = (
     "a negative variance",
     "saturated more often than seen",
     "a histogram that disagrees with the count",
+    "a square beyond the grid",
+    "a sum or product larger than its squares allow",
 )
-ROUNDING = 1.0 - 1e-9  # the variance is compared in doubles: a valid one must not fail for their rounding
+ROUNDING = 1.0 - 1e-9  # squares are compared in doubles: valid ones must not fail for their rounding
+
+
+@lru_cache(maxsize=1 << 16)
+def _name_hash(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+@njit(cache=True, nogil=True)
+def _within(total: int, squares_a: int, squares_b: int) -> bool:
+    """Cauchy and Schwarz: |sum xy| <= sqrt(sum xx sum yy). A count is a sum of squares of ones."""
+    return float(total) * float(total) * ROUNDING <= float(squares_a) * float(squares_b)
+
+
+@njit(cache=True, nogil=True)
+def _beyond(total: int, n: int, limit: int) -> bool:
+    """Whether |total| > n * limit; the product could overflow."""
+    return (abs(total) + limit - 1) // limit > n
+
+
+@njit(cache=True, nogil=True)
+def _problem_alone(events: int, clipped: int, n: int, total: int, square: int) -> int:
+    if n > events:
+        return 2
+    if _beyond(total, n, Q_MAX):
+        return 3
+    if square < 0 or not _within(total, n, square):
+        return 4
+    if clipped > n:
+        return 5
+    return 7 if _beyond(square, n, Q_MAX * Q_MAX) else 0
+
+
+@njit(cache=True, nogil=True)
+def _problem_of_pair(n: int, own: I64, total_a: int, total_b: int, product: int) -> int:
+    """`own`: the two features' counts, then their squares."""
+    if n > own[0] or n > own[1]:
+        return 2
+    if _beyond(total_a, n, Q_MAX) or _beyond(total_b, n, Q_MAX):
+        return 3
+    fit = _within(total_a, n, own[2]) and _within(total_b, n, own[3]) and _within(product, own[2], own[3])
+    return 0 if fit else 8
+
+
+@njit(cache=True, nogil=True)
+def _problem_of_cells(cells: I64, n: int) -> int:
+    left = n
+    for cell in cells:
+        if cell < 0:
+            return 1
+        if cell > left:  # before it is subtracted: sums of cells could overflow
+            return 6
+        left -= cell
+    return 6 if left else 0
 
 
 @njit(cache=True, nogil=True)
@@ -141,27 +222,24 @@ def _first_problem(v: I64, d: int) -> int:
     for i in range(sums):
         if v[i] < 0:
             return 1
+    own = np.empty(4, np.int64)
     k = 0
     for a in range(d):
-        own = v[counts + k]
-        total, product = v[sums + a * d + a], v[products + k]
-        for b in range(a, d):
-            n = v[counts + k]
-            if n > v[0] or n > own:
-                return 2
-            limit = max(abs(v[sums + a * d + b]), abs(v[sums + b * d + a]))
-            if (limit + Q_MAX - 1) // Q_MAX > n:
-                return 3
+        n, square = v[counts + k], v[products + k]
+        problem = _problem_alone(v[0], v[1 + a], n, v[sums + a * d + a], square)
+        if not problem:
+            problem = _problem_of_cells(v[cells + a * BINS : cells + (a + 1) * BINS], n)
+        own[0], own[2] = n, square
+        pair_bb = k
+        for b in range(a + 1, d):
+            pair_bb += d - b + 1
             k += 1
-        if float(own) * float(product) < float(total) * float(total) * ROUNDING:
-            return 4
-        if v[1 + a] > own:
-            return 5
-        seen = 0
-        for i in range(cells + a * BINS, cells + (a + 1) * BINS):
-            if v[i] < 0:
-                return 1
-            seen += v[i]
-        if seen != own:
-            return 6
+            own[1], own[3] = v[counts + pair_bb], v[products + pair_bb]
+            if not problem:
+                problem = _problem_of_pair(
+                    v[counts + k], own, v[sums + a * d + b], v[sums + b * d + a], v[products + k]
+                )
+        if problem:
+            return problem
+        k += 1
     return 0

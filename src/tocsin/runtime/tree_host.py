@@ -2,10 +2,11 @@
 
 Every machine is given the same plan: which node has which parent and children, and which machines may run it, in order
 of preference. A node runs on the first of them that is up. A machine that stays silent for `patience_seconds` is given
-up: the next one starts the node empty, its children state themselves anew, its parent forgets what the lost one had
-contributed. Only the parent, the children and the two machines take part. When the preferred machine is back, the node
-returns to it the same way. Views of who is up may differ for a while; then a sum is old, never wrong, since a
-parent takes a node's word only from the machine that it believes to run it, and a child its parent's.
+up: the next one starts the node empty, its children state themselves anew, its parent keeps what the lost one had
+contributed until the new one states itself. Only the parent, the children and the two machines take part. When the
+preferred machine is back, the node returns to it the same way. Views of who is up may differ for a while; then a sum is
+old, never wrong, since a parent takes a node's word only from the machine that it believes to run it, and a child its
+parent's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from tocsin.aggregation.messages import (
     Arrived,
     AskResend,
     Attach,
-    Detach,
     Downward,
     Flush,
     FromAbove,
@@ -30,7 +30,7 @@ from tocsin.aggregation.messages import (
     ResendAsked,
     Upward,
 )
-from tocsin.errors import WireError
+from tocsin.errors import TocsinError, WireError
 from tocsin.runtime.tcp_bus import TcpBus
 
 UP, DOWN, RESEND = 0, 1, 2
@@ -100,6 +100,7 @@ class TreeHost:
         self._patience = patience_seconds
         self._bus: TcpBus | None = None
         self._up = {host for place in plan.values() for host in place.hosts} | {me}  # until proven silent
+        self._linked: set[int] = set()  # at some time
         self._giving_up: dict[int, asyncio.TimerHandle] = {}
         self._flushing: asyncio.TimerHandle | None = None
         self._beating: asyncio.TimerHandle | None = None
@@ -120,8 +121,8 @@ class TreeHost:
             self._beating = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def _beat(self) -> None:
-        self.flush()
         self._beating = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+        self.flush()
 
     def close(self) -> None:
         """Stop timers."""
@@ -172,7 +173,7 @@ class TreeHost:
             self._step(target, [Arrived(body, child) for body in bodies])
 
     def send_up(self, leaf: str, region: str, packets: Iterable[bytes]) -> None:
-        """State something for a leaf on this machine."""
+        """State something for a leaf on this machine. Snapshots are numbered by the clock, deltas on from there."""
         assert self._leaves[leaf] == self.me
         self._send(self._runs[region], _frame(UP, [region, leaf], _packed(packets)))
 
@@ -181,7 +182,7 @@ class TreeHost:
     def _step(self, name: str, events: list[Input]) -> None:
         now_ns, node = self._now_ns(), self.nodes[name]
         self._carry_out(name, [output for event in events for output in node.step(now_ns, event)])
-        if any(isinstance(event, Arrived | Detach | ResendAsked | Adopt) for event in events):
+        if any(isinstance(event, Arrived | ResendAsked | Adopt) for event in events):
             self._flush_soon()
 
     def _carry_out(self, name: str, outputs: list[Output]) -> None:
@@ -237,7 +238,12 @@ class TreeHost:
             self._flushing.cancel()
         self._flushed, self._flushing = loop.time(), None
         for node in sorted(self.nodes.values(), key=lambda node: node.level):
-            self._carry_out(node.id, node.step(self._now_ns(), Flush()))
+            try:
+                outputs = node.step(self._now_ns(), Flush())
+            except TocsinError:  # one node that cannot state itself does not keep the others from it
+                self.refused["cannot be stated"] += 1
+            else:
+                self._carry_out(node.id, outputs)
 
     # ---- machines come and go
 
@@ -247,9 +253,24 @@ class TreeHost:
             timer.cancel()
         if up:
             self._decide(host, self._up | {host})
+            if host in self._linked:  # it may have forgotten what it was told
+                self._state_anew(host)
+            self._linked.add(host)
         else:
             loop = asyncio.get_running_loop()
             self._giving_up[host] = loop.call_later(self._patience, self._give_up, host)
+
+    def _state_anew(self, host: int) -> None:
+        """To the nodes on machine `host`, for those below them that are on this one."""
+        for child, parent in self._parent_of.items():
+            if self._runs[parent] == host:
+                self._begin_reporting(child, parent)
+
+    def _begin_reporting(self, child: str, parent: str) -> None:
+        if child in self.nodes:
+            self._step(child, [Adopt(parent)])
+        elif self._leaves.get(child) == self.me and self._to_leaf is not None:
+            self._to_leaf(child, ResendAsked())
 
     def _give_up(self, host: int) -> None:
         del self._giving_up[host]
@@ -273,12 +294,9 @@ class TreeHost:
         else:
             self.nodes.pop(name, None)
         if place.parent in self.nodes:
-            self._step(place.parent, [Detach(name), Attach(name)])
+            self._step(place.parent, [Attach(name)])
         for child in place.children:
-            if child in self.nodes:
-                self._step(child, [Adopt(name)])
-            elif self._leaves.get(child) == self.me and self._to_leaf is not None:
-                self._to_leaf(child, ResendAsked())
+            self._begin_reporting(child, name)
         self.failovers += 1
 
     def _begin(self, name: str) -> None:

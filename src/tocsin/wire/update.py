@@ -43,6 +43,7 @@ PACKET_BYTES = 1000  # < 1 KB, and inside one 1280-byte IPv6 datagram
 GRID_BYTES = 4096
 NAME_BYTES = 128  # longest source, feature or action name
 MAX_PARTS = 96  # the largest numbers and names there can be, 16 features and 257 actions, take 82
+MAX_AGENTS = 1 << 31
 MAX_LEVEL = 15  # 64**12 zones
 VERSION = 1
 DELTA, SNAPSHOT = 0, 1
@@ -310,7 +311,7 @@ def _head(raw: bytes) -> tuple[Head, _Reader]:
 def decode(raw: bytes) -> Packet:
     """Raises `WireError` (`TooLarge`) for anything `encode` would not have produced."""
     head, r = _head(raw)
-    as_of_ms, agents, d = r.uint(1 << 53), r.uint(1 << 31), r.uint(MAX_FEATURES)
+    as_of_ms, agents, d = r.uint(1 << 53), r.uint(MAX_AGENTS), r.uint(MAX_FEATURES)
     size = MomentLayout(d).size + d * BINS
     start, stop = r.uint(size), r.uint(size)
     if start > stop:
