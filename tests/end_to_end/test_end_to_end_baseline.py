@@ -121,6 +121,8 @@ def test_newcomers_retirement_and_a_new_epoch_through_the_service_and_a_restart(
         refused = run("baseline", "refit", "--data", data, "--token", SECRET)
         assert refused.returncode != 0
         assert "discards what is learned: 1,440 samples of 12 agents" in refused.stderr
+        assert "say --discard" in refused.stderr
+        assert "send {" not in refused.stderr  # that is for programs
         assert up.post("/api/v1/baseline/refit", b'{"discard": true}')[0] == 401
         assert told(up, "/api/v1/status")["refits"] == 0
         done = run("baseline", "refit", "--discard", "--data", data, "--token", SECRET, "--json")
