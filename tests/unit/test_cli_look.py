@@ -79,6 +79,7 @@ def test_an_explanation_says_the_decision_first_and_nothing_of_who_is_being_lear
     told = capsys.readouterr().out
     assert told.startswith("d: still being learned, 51 events to go; nothing is judged yet\n\n")
     assert "not flagged" not in told
+    assert "would change" not in told
 
 
 def test_an_agent_alone_has_no_peers_that_stand_out() -> None:

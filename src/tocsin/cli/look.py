@@ -242,7 +242,7 @@ def _print_explanation(agent: str, told: dict[str, Any]) -> None:
         _print_newcomer(told["newcomer"])
     if told["peers"]:
         say(f"peers: {safe(told['peers'], 400)}")
-    if told["would_change"]:
+    if told["would_change"] and (flagged or not left):
         say(f"what would change this: {safe(told['would_change'], 400)}")
     for verdict in told["verdicts"]:
         at = utc(verdict["decided_ms"])
