@@ -211,8 +211,7 @@ class Aggregator:
     def _apply(self, slot: Slot, update: wire.Update) -> None:
         reported = Summary(update.epoch, update.d, update.counts, update.actions)
         new = reported if update.kind == wire.SNAPSHOT else slot.total + reported
-        new.refuse_beyond(MAX_TOTAL >> self.share(self.level - 1))
-        new.refuse_impossible()
+        new.refuse_impossible(MAX_TOTAL >> self.share(self.level - 1))
         total = self.total + (reported if update.kind == wire.DELTA else new - slot.total)
         total.refuse_beyond(MAX_TOTAL >> self.share(self.level))
         if update.agents != slot.agents:

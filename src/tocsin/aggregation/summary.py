@@ -125,7 +125,7 @@ class Summary:
         if self.counts.max() >= limit or self.counts.min() <= -limit:
             raise InputError(f"a total reached {limit}", remedy="open a new baseline epoch")
 
-    def refuse_impossible(self) -> None:
+    def refuse_impossible(self, limit: int = MAX_TOTAL) -> None:
         """Raise `InputError` unless some set of samples could have this summary, as far as single counts can tell.
 
         A total must pass; a difference need not. Checked: no negative count, no pair counted more often than events,
@@ -133,7 +133,7 @@ class Summary:
         grid and the squares allow, variances not below zero. Sums of what passes pass. Numbers that may be negative
         are bounded by ones that may not, so taking a part away leaves a total no larger.
         """
-        self.refuse_beyond(MAX_TOTAL)
+        self.refuse_beyond(limit)
         problem = PROBLEMS[_first_problem(self.counts, self.d)]
         if any(count < 0 for count in self.actions.values()):
             problem = "an action counted a negative number of times"
