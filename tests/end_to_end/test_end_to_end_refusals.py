@@ -173,7 +173,7 @@ def test_predictions_to_standard_output_that_is_a_file(events, standard_output):
         subprocess.run(arguments, check=True, stdout=out, stderr=subprocess.DEVNULL, timeout=120, env=environment())
     lines = (events.parent / "all.txt").read_text().splitlines()
     assert lines[0] == "agent_id,seq,score,alarm"
-    assert lines[3].startswith("2 events of 1 agents")
+    assert lines[3].startswith("2 events of 1 agent ")
 
 
 def test_one_set_of_keys_certifies_one_history(tmp_path, events):
