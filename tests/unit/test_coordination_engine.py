@@ -194,3 +194,27 @@ def test_a_round_that_fails_for_want_of_our_care_is_raised_where_it_is_asked_for
     screener = _one_round(tuple(f"a{i}" for i in range(50)), ["no such region"] * 50)
     with pytest.raises(KeyError):
         screener.outcomes()
+
+
+def test_who_echoes_innocents_is_accused_and_they_are_not():
+    echoes = {k: k + 41 for k in range(3)}
+    watched = RhythmFleet(
+        size=160,
+        group=0,
+        windows=2 * LENGTH + 4,
+        turns=LENGTH,
+        live_from=LENGTH,
+        window_ns=10**9,
+        seed=3,
+        echoes=echoes,
+    )
+    one = engine()
+    one.start()
+    run(one, watched.batches())
+    names = watched.agent_ids()
+    liars, innocent = ({names[k] for k in some} for some in (echoes, echoes.values()))
+    bonds = {bond.agent_id: bond.log_e for bond in one.screened.findings.bonds}
+    assert bonds.keys() == liars | innocent
+    assert all(bonds[name] > 10.0 for name in liars)
+    assert all(bonds[name] <= 0.0 for name in innocent)
+    assert {v.agent_id for v in one.verdicts.values() if v.decision == COMPROMISED} <= liars

@@ -52,7 +52,10 @@ def test_members_are_found_at_their_lags(all_pairs_up_to: int):
     members = found(with_group(), all_pairs_up_to=all_pairs_up_to)
     assert {m.member: m.lag for m in members} == PLANTED
     assert {m.group for m in members} == {5}
-    assert all(m.log_e > 10 and 0.6 < m.rho < 0.95 for m in members)
+    assert all(0.6 < m.rho < 0.95 for m in members)
+    assert all(m.log_e > 10 for m in members if m.lag)  # whoever follows is charged
+    (first,) = (m for m in members if not m.lag)
+    assert first.log_e == 0.0
 
 
 def test_without_lags_late_members_are_missed():
@@ -209,7 +212,9 @@ def test_groups_lags_and_evidence():
     assert told == [(1, 1, 2, 0), (2, 1, 1, 0), (3, 3, 9, 1), (9, 3, 3, 3), (20, 3, 9, 0)]
     log_p = -90.0 + math.log(999 * 7)
     by_integral = [k * math.exp((k - 1) * log_p) / 100_000 for k in (np.arange(100_000) + 0.5) / 100_000]
-    assert members[2].log_e == pytest.approx(math.log(0.01) + math.log(sum(by_integral)), abs=1e-3)
+    assert members[3].log_e == pytest.approx(math.log(0.01) + math.log(sum(by_integral)), abs=1e-3)
+    assert members[2].log_e == 0.0  # both others follow it
+    assert 0.0 < members[4].log_e < members[3].log_e  # follows 3, at its own certainty; 9 follows it
     assert coordinated([], 1000, screening) == []
 
 

@@ -215,12 +215,18 @@ def coordinated(pairs: list[Pair], agents: int, screening: Screening) -> list[Co
     a share of 1 % is staked. An agent that is not returned counts as e = 1 with whoever hears only of members, though
     it would have less; the expected e-value is then at most 1.01, so alarms at level alpha are at most 1.01 alpha.
     E-values of several members are dependent, which e-BH allows.
+
+    Whoever echoes an innocent agent would make that null false: so of a pair that is some windows apart only the one
+    that follows is charged, and a member that nobody leads counts as e = 1, though it is named.
     """
     strongest: dict[int, Pair] = {}
+    charged: dict[int, Pair] = {}
     ordered = sorted(pairs, key=lambda one: (one.log_p, one.left, one.right))
     for pair in ordered:
-        strongest.setdefault(pair.left, pair)
-        strongest.setdefault(pair.right, pair)
+        for member, delay in ((pair.left, -pair.lag), (pair.right, pair.lag)):
+            strongest.setdefault(member, pair)
+            if delay >= 0:
+                charged.setdefault(member, pair)
     tests = math.log(max(agents - 1, 1)) + math.log(screening.lags)
     found: list[Coordinated] = []
     for group in _groups(ordered):
@@ -228,7 +234,9 @@ def coordinated(pairs: list[Pair], agents: int, screening: Screening) -> list[Co
         for member in sorted(group):
             pair = strongest[member]
             partner = pair.right if member == pair.left else pair.left
-            log_e = math.log(SHARE) + mixture_calibrator(min(pair.log_p + tests, 0.0))
+            log_e = 0.0
+            if member in charged:
+                log_e = math.log(SHARE) + mixture_calibrator(min(charged[member].log_p + tests, 0.0))
             found.append(Coordinated(member, least, partner, pair.rho, group[member] - first, log_e))
     return sorted(found, key=lambda one: one.member)
 

@@ -7,7 +7,7 @@ so 10,000 agents are produced as fast as they are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ class RhythmFleet:
 
     The log of an agent's pace is the sum of the fleet's rhythm, its role's, and a variation of its own: white noise,
     of which members of the group have `shared` in common once window `turns` is reached, `late` windows at most after
-    each other. Calls take longer where it does more. `live_from` is the first window judged.
+    each other. Calls take longer where it does more. `live_from` is the first window judged. `echoes`: agents (numbers)
+    that from `turns` on do what another one did a window before, which knows nothing of it.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class RhythmFleet:
         shared: float = 0.98,
         late: int = 2,
         seed: int = 0,
+        echoes: Mapping[int, int] | None = None,
     ) -> None:
         if not 0 <= group <= size or roles < 1 or not 0.0 <= shared <= 1.0 or late < 0:
             raise InputError(f"no fleet of {size} agents in {roles} roles with a group of {group}")
@@ -57,6 +59,7 @@ class RhythmFleet:
         members: I64 = np.sort(self._rng.choice(size, group, replace=False)).astype(np.int64)
         chosen: list[int] = members.tolist()
         self.members = frozenset(self._names[k] for k in chosen)
+        self._turns, self._echoes = turns, dict(echoes or {})
         self._pace = pace * np.exp(self._log_pace(members, turns, shared, late))
         self._offset = 0
 
@@ -81,8 +84,13 @@ class RhythmFleet:
     def batches(self) -> Iterator[EventBatch]:
         """One batch a window, in order of time."""
         rng = self._rng
+        before = np.zeros(self._pace.shape[0], np.int64)
         for window in range(self.windows):
             counts = rng.poisson(self._pace[:, window])
+            if window >= self._turns:
+                for one, other in self._echoes.items():
+                    counts[one] = before[other]
+            before = counts
             agent = np.repeat(np.arange(counts.shape[0], dtype=np.int32), counts)
             n = agent.shape[0]
             within = rng.integers(0, self.window_ns, n)
