@@ -94,6 +94,10 @@ def test_groups_are_the_connected_parts_in_whatever_order_pairs_come(pairs: list
     assert {m.member: m.group for m in members} == group
     for least in set(group.values()):
         assert min(m.lag for m in members if m.group == least) == 0
-    strongest = {k: min(p.log_p for p in pairs if k in (p.left, p.right)) for k in group}
-    by_strength = sorted(members, key=lambda m: strongest[m.member])
-    assert [m.log_e for m in by_strength] == sorted((m.log_e for m in members), reverse=True)
+    follows = {
+        k: min((p.log_p for p in pairs if (k == p.right and p.lag >= 0) or (k == p.left and p.lag <= 0)), default=None)
+        for k in group
+    }
+    assert all(m.log_e == 0.0 for m in members if follows[m.member] is None)  # who is followed by all is not charged
+    charged = sorted((m for m in members if follows[m.member] is not None), key=lambda m: follows[m.member] or 0.0)
+    assert [m.log_e for m in charged] == sorted((m.log_e for m in charged), reverse=True)
