@@ -155,16 +155,23 @@ def attachments(bench: Bench) -> None:
         bench.record(f"growing to {n} agents: time a join", spent, unit="core-us")
 
 
+def coordinates(world: RoundTrips, rng: np.random.Generator, names: tuple[str, ...]) -> NetworkMap:
+    """What is known after each of `names` has measured 60 times to a site, now this one, now that."""
+    network = NetworkMap()
+    for _ in range(60):
+        for name in names:
+            site = SITES[int(rng.integers(len(SITES)))]
+            if site != name:
+                network.measured(name, site, world.probe(name, site))
+    return network
+
+
 def placement(bench: Bench) -> None:
     """Nearest of 12 sites by coordinates against a random site; three continents, access links, 10 % noise."""
     mean, p99 = list[float](), list[float]()
     for seed in range(5):
-        world, rng, network = RoundTrips(seed, SITES + NODES), np.random.default_rng(seed), NetworkMap()
-        for _ in range(60):
-            for name in SITES + NODES:
-                site = SITES[int(rng.integers(len(SITES)))]
-                if site != name:
-                    network.measured(name, site, world.probe(name, site))
+        world, rng = RoundTrips(seed, SITES + NODES), np.random.default_rng(seed)
+        network = coordinates(world, rng, SITES + NODES)
         ours = [world.rtt_ms(name, network.nearest(name, SITES)) for name in NODES]
         chance = [world.rtt_ms(name, SITES[int(rng.integers(len(SITES)))]) for name in NODES]
         mean.append(sum(ours) / sum(chance))
@@ -196,12 +203,8 @@ def paths(bench: Bench) -> None:
     agents = tuple(f"agent-{k}" for k in range(300 if bench.quick else 1_200))
     mean, p99, ways = list[float](), list[float](), list[float]()
     for seed in range(2 if bench.quick else 5):
-        world, rng, network = RoundTrips(seed, SITES + agents), np.random.default_rng(seed), NetworkMap()
-        for _ in range(60):
-            for name in SITES + agents:
-                site = SITES[int(rng.integers(len(SITES)))]
-                if site != name:
-                    network.measured(name, site, world.probe(name, site))
+        world, rng = RoundTrips(seed, SITES + agents), np.random.default_rng(seed)
+        network = coordinates(world, rng, SITES + agents)
         near, anywhere = Tree(), Tree()
         for name in agents:
             near.join(name, network.nearest(name, SITES))

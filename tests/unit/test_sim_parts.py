@@ -232,22 +232,24 @@ def evidence_of(monitor: int, agent: str, first: int, last: int, nats: float) ->
     )
 
 
+def first_batch(monitor: int, said: list[float]) -> EvidenceBatch:
+    """What `monitor` says first: so many nats about one agent's events, one after the other."""
+    return EvidenceBatch(
+        net="central",
+        config_hash=b"",
+        monitor=monitor,
+        seq=0,
+        prev_hash=b"",
+        through_offset=0,
+        items=tuple(evidence_of(monitor, "ada", i, i, nats) for i, nats in enumerate(said)),
+    )
+
+
 @given(st.lists(st.lists(st.integers(-160, 160), max_size=4), min_size=4, max_size=4))
 def test_the_central_posterior_is_the_agreed_one(said: list[list[int]]):
     roster = roster_of("central", deterministic_signers(b"central", 4))
     fold, central = FleetPosterior(roster), Central(roster)
-    batches = [
-        EvidenceBatch(
-            net="central",
-            config_hash=b"",
-            monitor=monitor,
-            seq=0,
-            prev_hash=b"",
-            through_offset=0,
-            items=tuple(evidence_of(monitor, "ada", i, i, value / 7) for i, value in enumerate(values)),
-        )
-        for monitor, values in enumerate(said)
-    ]
+    batches = [first_batch(monitor, [value / 7 for value in values]) for monitor, values in enumerate(said)]
     fold.commit(fold.preview(batches).handle)
     touched = central.add([*batches, *batches])  # twice is once
     assert touched == ({"ada"} if any(said) else set())
@@ -260,16 +262,7 @@ def test_whoever_lies_alone_does_not_move_the_central_posterior():
     roster = roster_of("central", deterministic_signers(b"central", 4))
     central = Central(roster)
     for monitor, nats in enumerate((3.5, 3.5, -60.0, 3.5)):
-        batch = EvidenceBatch(
-            net="central",
-            config_hash=b"",
-            monitor=monitor,
-            seq=0,
-            prev_hash=b"",
-            through_offset=0,
-            items=(evidence_of(monitor, "ada", 0, 0, nats),),
-        )
-        central.add([batch])
+        central.add([first_batch(monitor, [nats])])
     assert central.log_odds("ada") == central.prior + 3.5
 
 

@@ -113,7 +113,7 @@ class Engine:
         snapshots: list[Snapshot] = []
         for_monitors: list[Observed | Sealed | Flush] = []
         for logged in entries:
-            # A log of before may hold batches that name agents of which it holds no event.
+            # Tables are cut out of larger ones, and may name agents of which there is no event here.
             entry = Observed(trimmed(logged.batch)) if isinstance(logged, Observed) else logged
             if isinstance(entry, Retired):
                 self.retired += self.tree.retire(entry.agents)
