@@ -20,13 +20,14 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tocsin.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from py_arkworks_bls12381 import G1Point, G2Point
 
+Point = TypeVar("Point", "G1Point", "G2Point")
 KEY_BYTES = 48
 SIGNATURE_BYTES = 96
 SHARE_BYTES = 192
@@ -100,17 +101,21 @@ class BlsSigner:
         return point * Scalar(part) + point * Scalar((self._secret - part) % ORDER)
 
 
+def _decoded(group: type[Point], encoded: bytes) -> Point | None:
+    try:
+        point = group.from_compressed_bytes(encoded)
+    except ValueError:
+        return None
+    # The library takes other encodings of infinity too; one key must not have two names.
+    return None if point == group.identity() or point.to_compressed_bytes() != encoded else point
+
+
 @lru_cache(maxsize=4096)  # pure; a roster's keys are looked at by every certificate
 def _key(encoded: bytes) -> G1Point | None:
     """KeyValidate: a point of the right subgroup that is not infinity, in its one encoding."""
     from py_arkworks_bls12381 import G1Point
 
-    try:
-        point = G1Point.from_compressed_bytes(encoded)
-    except ValueError:
-        return None
-    # The library takes other encodings of infinity too; one key must not have two names.
-    return None if point == G1Point.identity() or point.to_compressed_bytes() != encoded else point
+    return _decoded(G1Point, encoded)
 
 
 def key_holds(public_key: bytes) -> bool:
@@ -133,11 +138,7 @@ def possession_holds(public_key: bytes, proof: bytes) -> bool:
 def _signature(encoded: bytes) -> G2Point | None:
     from py_arkworks_bls12381 import G2Point
 
-    try:
-        point = G2Point.from_compressed_bytes(encoded)
-    except ValueError:
-        return None
-    return None if point == G2Point.identity() or point.to_compressed_bytes() != encoded else point
+    return _decoded(G2Point, encoded)
 
 
 @lru_cache(maxsize=64)
